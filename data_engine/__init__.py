@@ -1,0 +1,1 @@
+"""From imagery and labels to image-text training data; seeded scenes with known truth."""

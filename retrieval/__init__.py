@@ -1,0 +1,1 @@
+"""The archive: batched embedding, the table, FAISS, search."""

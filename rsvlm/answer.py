@@ -1,0 +1,112 @@
+"""What an answer is made of: the plan, the measured facts, the regions, the numbered evidence, the sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rsvlm.errors import GeoreferenceError
+
+if TYPE_CHECKING:
+    from shapely import Geometry
+
+    from rsvlm.language.plan import Plan
+    from rsvlm.scene import Region, Window
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One measured thing. `how` says by what method, so that a reader can repeat it; confidence is 0 to 1."""
+
+    name: str
+    value: float | int | str | bool
+    unit: str  # "ha", "percent", "count", "" for words
+    how: str
+    confidence: float
+    regions: tuple[Region, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the regions."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "how": self.how,
+            "confidence": round(self.confidence, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One piece of evidence from an archive; `rank` is the number it is cited by."""
+
+    rank: int
+    chip_id: str
+    score: float
+    footprint: Geometry | None  # longitude and latitude
+    acquired: str | None  # ISO 8601
+    sensor: str
+    caption: str
+    path: str
+    window: Window
+    metadata: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the footprint as GeoJSON."""
+        w = self.window
+        return {
+            "rank": self.rank,
+            "chip_id": self.chip_id,
+            "score": round(self.score, 4),
+            "sensor": self.sensor,
+            "acquired": self.acquired,
+            "caption": self.caption,
+            "path": self.path,
+            "window": [w.row, w.col, w.height, w.width],
+            "footprint": None if self.footprint is None else self.footprint.__geo_interface__,
+            **self.metadata,
+        }
+
+    def to_feature(self) -> dict[str, Any]:
+        """GeoJSON feature; geometry is null for a chip without a place."""
+        properties = {key: value for key, value in self.to_json().items() if key != "footprint"}
+        geometry = None if self.footprint is None else self.footprint.__geo_interface__
+        return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sentence with everything it rests on."""
+
+    text: str
+    question: str
+    plan: Plan
+    facts: tuple[Fact, ...]
+    regions: tuple[Region, ...]
+    hits: tuple[Hit, ...]
+    model: str
+    abstained: bool
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return {
+            "text": self.text,
+            "question": self.question,
+            "abstained": self.abstained,
+            "plan": self.plan.to_json(),
+            "facts": [fact.to_json() for fact in self.facts],
+            "regions": [region.to_json() for region in self.regions],
+            "hits": [hit.to_json() for hit in self.hits],
+            "model": self.model,
+            "source": self.source,
+        }
+
+    def to_geojson(self) -> dict[str, Any]:
+        """GeoJSON FeatureCollection (RFC 7946) of the regions; raises GeoreferenceError without a place on Earth."""
+        if any(region.grid.crs is None for region in self.regions):
+            raise GeoreferenceError(
+                "GeoJSON needs longitude and latitude, but the image has no coordinate system; "
+                "use the JSON answer, which holds pixel outlines"
+            )
+        return {"type": "FeatureCollection", "features": [region.to_feature() for region in self.regions]}

@@ -1,0 +1,1 @@
+"""The encoder: scenes of any sensor and texts in one space."""

@@ -1,0 +1,1 @@
+"""The language side: plans out of questions, sentences out of facts."""

@@ -1,0 +1,1 @@
+"""Training of the encoder and, later, of the language model's adapter."""
