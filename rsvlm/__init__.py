@@ -1,0 +1,1 @@
+"""Ask questions of satellite imagery, get answers that can be checked."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rsvlm.errors import GeoreferenceError
 
 if TYPE_CHECKING:
-    from shapely import Geometry
+    from shapely.geometry.base import BaseGeometry
 
     from rsvlm.language.plan import Plan
     from rsvlm.scene import Region, Window
@@ -43,7 +43,7 @@ class Hit:
     rank: int
     chip_id: str
     score: float
-    footprint: Geometry | None  # longitude and latitude
+    footprint: BaseGeometry | None  # longitude and latitude
     acquired: str | None  # ISO 8601
     sensor: str
     caption: str

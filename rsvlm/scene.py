@@ -12,7 +12,6 @@ import pyproj
 import shapely
 from affine import Affine
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
-from shapely.ops import transform as transform_geometry
 
 from rsvlm.errors import BandError, GeoreferenceError, SceneError
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from rsvlm.sensors import Band, Sensor
 
@@ -84,14 +84,14 @@ class Grid:
             raise GeoreferenceError(f"the coordinates lie outside where {self.crs.name if self.crs else ''} is defined")
         return lon, lat
 
-    def geometry_lonlat(self, geometry: shapely.Geometry) -> shapely.Geometry:
+    def geometry_lonlat(self, geometry: BaseGeometry) -> BaseGeometry:
         """A pixel geometry in longitude and latitude, cut at the antimeridian as RFC 7946 asks."""
-        placed = transform_geometry(self.lonlat, geometry)
+        placed = shapely.transform(geometry, self.lonlat, interleaved=False)
         west, _, east, _ = placed.bounds
         return split_at_antimeridian(placed) if east - west > 180 else placed
 
     @cached_property
-    def footprint(self) -> shapely.Geometry:
+    def footprint(self) -> BaseGeometry:
         """Outline in longitude and latitude; edges carry extra points so that they bend with the projection."""
         outline = box(0, 0, self.width, self.height).segmentize(max(self.width, self.height) / 8)
         return self.geometry_lonlat(shapely.orient_polygons(outline))
@@ -127,12 +127,12 @@ class Grid:
         return Grid(height, width, scaled, self.crs)
 
 
-def split_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
+def split_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
     """Cut a longitude-latitude geometry that crosses 180 degrees into its eastern and western parts."""
-    unwrapped = transform_geometry(lambda x, y: (np.where(np.asarray(x) < 0, np.asarray(x) + 360, x), y), geometry)
+    unwrapped = shapely.transform(geometry, lambda x, y: (np.where(x < 0, x + 360, x), y), interleaved=False)
     east = shapely.intersection(unwrapped, box(0, -90, 180, 90))
     west = shapely.intersection(unwrapped, box(180, -90, 360, 90))
-    west = transform_geometry(lambda x, y: (np.asarray(x) - 360, y), west)
+    west = shapely.transform(west, lambda x, y: (x - 360, y), interleaved=False)
     return MultiPolygon([p for part in (east, west) for p in shapely.get_parts(part) if isinstance(p, Polygon)])
 
 
@@ -155,7 +155,9 @@ class Scene:
         if self.pixels.ndim != 3 or self.pixels.dtype != np.float32:
             raise SceneError(f"pixels must be float32 (C, H, W); got {self.pixels.dtype} {self.pixels.shape}")
         if len(self.bands) != self.pixels.shape[0]:
-            raise SceneError(f"{self.pixels.shape[0]} layers of pixels came with {len(self.bands)} bands; give one each")
+            raise SceneError(
+                f"{self.pixels.shape[0]} layers of pixels came with {len(self.bands)} bands; give one each"
+            )
         if self.valid.shape != self.pixels.shape[1:] or self.valid.dtype != np.bool_:
             raise SceneError(f"valid must be bool {self.pixels.shape[1:]}; got {self.valid.dtype} {self.valid.shape}")
         if self.grid.shape != self.pixels.shape[1:]:
@@ -243,18 +245,18 @@ class Region:
         return x0, y0, x1, y1
 
     @property
-    def oriented_box(self) -> Polygon:
+    def oriented_box(self) -> BaseGeometry:
         """Smallest rotated rectangle around it, in pixels."""
         return shapely.minimum_rotated_rectangle(self.polygon)
 
-    def to_lonlat(self) -> shapely.Geometry:
+    def to_lonlat(self) -> BaseGeometry:
         """Outline in longitude and latitude; raises GeoreferenceError without a CRS."""
         return shapely.orient_polygons(self.grid.geometry_lonlat(self.polygon))
 
     def area_m2(self) -> float:
         """Ground area in m2 on the ellipsoid; raises GeoreferenceError without a CRS."""
         area = 0.0
-        for part in shapely.get_parts(transform_geometry(self.grid.lonlat, self.polygon)):
+        for part in shapely.get_parts(shapely.transform(self.polygon, self.grid.lonlat, interleaved=False)):
             area += abs(GEOD.geometry_area_perimeter(part)[0])
         return area
 

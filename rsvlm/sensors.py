@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,7 @@ from rsvlm.errors import BandError, SensorError
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 UNITS = ("reflectance", "dB", "display", "K")
-BAND_KEYS = frozenset(
-    "name common_name wavelength_nm fwhm_nm gsd_m scale offset units polarisation frequency_ghz aliases".split()
-)
-SENSOR_KEYS = frozenset("title kind units scale offset dtypes pixel_size_m inferable bands".split())
+SENSOR_KEYS = frozenset(["title", "kind", "units", "scale", "offset", "dtypes", "pixel_size_m", "inferable", "bands"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +97,11 @@ def _sensor(name: str, table: dict[str, Any]) -> Sensor:
     shared = {key: table[key] for key in ("scale", "offset", "units") if key in table}
     bands = []
     for row in table["bands"]:
-        odd = sorted(set(row) - BAND_KEYS)
+        odd = sorted(set(row) - {f.name for f in fields(Band)})
         if odd or "name" not in row:
-            raise SensorError(f"a band of sensor {name!r} has unknown keys {odd} or no name; known are {sorted(BAND_KEYS)}")
+            raise SensorError(
+                f"a band of sensor {name!r} has unknown keys {odd} or no name; known are {sorted(BAND_KEYS)}"
+            )
         common = {"common_name": row["name"], "gsd_m": 1.0}
         bands.append(Band(**{**common, **shared, **row, "aliases": tuple(row.get("aliases", ()))}))
     low, high = table.get("pixel_size_m", (0.0, 1e5))
@@ -127,7 +126,9 @@ def _sensors(text: str, where: str) -> dict[str, Sensor]:
     except (TypeError, AttributeError, ValueError) as error:
         if isinstance(error, SensorError | BandError):
             raise
-        raise SensorError(f"{where} does not describe a sensor: {error}; see rsvlm/sensors.toml for examples") from error
+        raise SensorError(
+            f"{where} does not describe a sensor: {error}; see rsvlm/sensors.toml for examples"
+        ) from error
 
 
 SENSORS: dict[str, Sensor] = _sensors(
