@@ -82,11 +82,15 @@ class Grid:
         lon, lat = self._to_lonlat.transform(xs, ys)
         if not (np.all(np.isfinite(lon)) and np.all(np.isfinite(lat))):
             raise GeoreferenceError(f"the coordinates lie outside where {self.crs.name if self.crs else ''} is defined")
-        return lon, lat
+        return np.where(np.abs(lon) > 180, (lon + 180) % 360 - 180, lon), lat
+
+    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixel points (N, 2: column, row) as longitude and latitude (N, 2)."""
+        return np.stack(self.lonlat(points[:, 0], points[:, 1]), axis=1)
 
     def geometry_lonlat(self, geometry: BaseGeometry) -> BaseGeometry:
         """A pixel geometry in longitude and latitude, cut at the antimeridian as RFC 7946 asks."""
-        placed = shapely.transform(geometry, self.lonlat, interleaved=False)
+        placed = shapely.transform(geometry, self.place)
         west, _, east, _ = placed.bounds
         return split_at_antimeridian(placed) if east - west > 180 else placed
 
@@ -129,10 +133,10 @@ class Grid:
 
 def split_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
     """Cut a longitude-latitude geometry that crosses 180 degrees into its eastern and western parts."""
-    unwrapped = shapely.transform(geometry, lambda x, y: (np.where(x < 0, x + 360, x), y), interleaved=False)
+    unwrapped = shapely.transform(geometry, lambda points: points + [360, 0] * (points[:, :1] < 0))
     east = shapely.intersection(unwrapped, box(0, -90, 180, 90))
     west = shapely.intersection(unwrapped, box(180, -90, 360, 90))
-    west = shapely.transform(west, lambda x, y: (x - 360, y), interleaved=False)
+    west = shapely.transform(west, lambda points: points - [360, 0])
     return MultiPolygon([p for part in (east, west) for p in shapely.get_parts(part) if isinstance(p, Polygon)])
 
 
@@ -256,7 +260,7 @@ class Region:
     def area_m2(self) -> float:
         """Ground area in m2 on the ellipsoid; raises GeoreferenceError without a CRS."""
         area = 0.0
-        for part in shapely.get_parts(shapely.transform(self.polygon, self.grid.lonlat, interleaved=False)):
+        for part in shapely.get_parts(shapely.transform(self.polygon, self.grid.place)):
             area += abs(GEOD.geometry_area_perimeter(part)[0])
         return area
 

@@ -99,9 +99,7 @@ def _sensor(name: str, table: dict[str, Any]) -> Sensor:
     for row in table["bands"]:
         odd = sorted(set(row) - {f.name for f in fields(Band)})
         if odd or "name" not in row:
-            raise SensorError(
-                f"a band of sensor {name!r} has unknown keys {odd} or no name; known are {sorted(BAND_KEYS)}"
-            )
+            raise SensorError(f"a band of sensor {name!r} has unknown keys {odd} or no name; see rsvlm/sensors.toml")
         common = {"common_name": row["name"], "gsd_m": 1.0}
         bands.append(Band(**{**common, **shared, **row, "aliases": tuple(row.get("aliases", ()))}))
     low, high = table.get("pixel_size_m", (0.0, 1e5))
