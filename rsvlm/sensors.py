@@ -12,7 +12,9 @@ from rsvlm.errors import BandError, SensorError
 
 POLARISATIONS = ("VV", "VH", "HH", "HV")
 UNITS = ("reflectance", "dB", "display", "K")
-SENSOR_KEYS = frozenset(["title", "kind", "units", "scale", "offset", "dtypes", "pixel_size_m", "inferable", "bands"])
+SENSOR_KEYS = frozenset(
+    ["title", "kind", "units", "scale", "offset", "nodata", "dtypes", "pixel_size_m", "inferable", "bands"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Sensor:
     dtypes: tuple[str, ...] = field(default=("uint16",))
     pixel_size_m: tuple[float, float] = (0.0, 1e5)
     inferable: bool = True
+    nodata: float | None = None  # stored value of a missing pixel where the file names none
 
     def __post_init__(self) -> None:
         if self.kind not in ("optical", "sar"):
@@ -112,6 +115,7 @@ def _sensor(name: str, table: dict[str, Any]) -> Sensor:
         dtypes=tuple(table.get("dtypes", ())),
         pixel_size_m=(float(low), float(high)),
         inferable=table.get("inferable", True),
+        nodata=table.get("nodata"),
     )
 
 
