@@ -1,0 +1,1 @@
+"""Recipes turn labels, masks and boxes into language; deterministic under a seed."""

