@@ -67,7 +67,7 @@ class Door:
         for pattern, driver in MAGIC:
             if pattern.match(head):
                 if driver == "PNG":
-                    _refuse_png_text_bombs(real, shown)
+                    _check_png(real, shown)
                 return real, driver
         raise ImageryError(
             f"{shown} is {'empty' if not head else 'no image this project reads'}; give a {READABLE} file"
@@ -121,18 +121,18 @@ def _first_bytes(real: Path, shown: str) -> bytes:
         os.close(handle)
 
 
-def _refuse_png_text_bombs(real: Path, shown: str) -> None:
-    """Sum the compressed text of a PNG, which GDAL would unpack on opening."""
-    total = 0
+def _check_png(real: Path, shown: str) -> None:
+    """Walk the chunks of a PNG: GDAL unpacks all its text on opening, and reads a cut-off one without complaint."""
+    text, kind = 0, b""
     with real.open("rb") as file:
         file.seek(8)
-        while len(head := file.read(8)) == 8:
+        while kind != b"IEND" and len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            total += length if kind in (b"zTXt", b"iTXt", b"iCCP") else 0
-            if kind == b"IEND" or total > MAX_PNG_TEXT_BYTES:
-                break
+            text += length if kind in (b"zTXt", b"iTXt", b"iCCP") else 0
             file.seek(length + 4, os.SEEK_CUR)
-    if total > MAX_PNG_TEXT_BYTES:
+    if text > MAX_PNG_TEXT_BYTES:
         raise ImageryTooLargeError(
             f"{shown} carries more than {MAX_PNG_TEXT_BYTES:,} bytes of compressed text; save it again without metadata"
         )
+    if kind != b"IEND":
+        raise ImageryError(f"{shown} is a PNG that is cut short; fetch it again")
