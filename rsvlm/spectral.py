@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from rsvlm.errors import BandError
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rsvlm.scene import Scene
+
+BRIGHT = 0.18  # mean visible reflectance above which a pixel can be cloud
+DAZZLING = 0.5  # above this, and bright in the short-wave infrared too, only cloud remains (sensors saturate there)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,10 @@ class Rule:
     source: str
     above: float | None = None
     below: float | None = None
-    where_band: str | None = None  # and only where this band exceeds `where_above`
-    where_above: float = 0.0
+    where_band: str | None = None  # and only where this band is above, or below, a value
+    where_above: float = -np.inf
+    where_below: float = np.inf
+    looks: int = 1  # radar: side of the window whose power is averaged first, against speckle
 
     @property
     def how(self) -> str:
@@ -38,8 +44,12 @@ class Rule:
         text = (
             f"{self.quantity} {'<' if self.above is None else '>'} {self.below if self.above is None else self.above:g}"
         )
-        if self.where_band is not None:
+        if self.where_band is not None and self.where_above > -np.inf:
             text += f" and {self.where_band} > {self.where_above:g}"
+        if self.where_band is not None and self.where_below < np.inf:
+            text += f" and {self.where_band} < {self.where_below:g}"
+        if self.looks > 1:
+            text += f" over {self.looks} x {self.looks} pixels"
         return f"{text} ({self.source})"
 
 
@@ -98,11 +108,21 @@ def measurable(scene: Scene) -> list[Rule]:
 def apply(rule: Rule, scene: Scene) -> NDArray[np.bool_]:
     """Where the rule holds: bool (H, W), false where the scene is not valid or the quantity is undefined."""
     values = quantity(rule.quantity, scene)
+    if rule.looks > 1:
+        values = multilook(values, scene.valid, rule.looks)
     holds = values > rule.above if rule.above is not None else values < np.float32(rule.below or 0.0)
     if rule.where_band is not None:
-        holds &= _common(rule.where_band, scene) > rule.where_above
+        layer = _common(rule.where_band, scene)
+        holds &= (layer > rule.where_above) & (layer < rule.where_below)
     found: NDArray[np.bool_] = holds & scene.valid
     return found
+
+
+def multilook(decibels: NDArray[np.float32], valid: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
+    """Average backscatter in power over a square window of valid pixels, back to dB: (H, W) -> (H, W)."""
+    power = uniform_filter(np.where(valid, 10 ** (decibels / 10), 0), side, mode="constant")
+    weight = uniform_filter(valid.astype(np.float32), side, mode="constant")
+    return np.asarray(10 * np.log10(np.maximum(power / np.maximum(weight, 1e-6), 1e-6)), np.float32)
 
 
 def quantity(name: str, scene: Scene) -> NDArray[np.float32]:
@@ -132,7 +152,8 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     """Likely clouds, bool (H, W), or None where the bands do not allow it.
 
     The basic, whiteness and haze tests of Fmask (Zhu and Woodcock 2012, equations 1 to 3), with its temperature test
-    where a thermal band is there. It over-detects on bright roofs and sand and misses thin cirrus.
+    where a thermal band is there, and for bright pixels only: under a low sun the haze test alone calls whole
+    landscapes cloud. It over-detects on bright roofs and sand and misses thin cirrus.
     """
     names = ("blue", "green", "red", "swir22")
     if not scene.has(*names) or scene.sensor.units != "reflectance":
@@ -141,7 +162,7 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     visible = np.stack([blue, green, red])
     mean = np.maximum(visible.mean(0), 1e-3)
     whiteness = np.abs(visible - mean).sum(0) / mean
-    likely = (swir > 0.03) & (whiteness < 0.7) & (blue - 0.5 * red - 0.08 > 0)
+    likely = (swir > 0.03) & (mean > BRIGHT) & (whiteness < 0.7) & (blue - 0.5 * red - 0.08 > 0)
     for index in ("NDVI", "NDSI"):
         if _has_index(index, scene):
             likely &= quantity(index, scene) < 0.8
@@ -149,6 +170,7 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
         likely &= scene.band("nir") > 0.75 * scene.band("swir16")
     if scene.has("lwir11"):
         likely &= scene.band("lwir11") < 300.15
+    likely |= (mean > DAZZLING) & (swir > 0.3)
     found: NDArray[np.bool_] = likely & scene.valid
     return found
 

@@ -1,0 +1,140 @@
+"""Where a phrase holds in a scene: by a spectral rule where one exists, on the encoder's dense map where none does."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rasterio.features import shapes
+from scipy import ndimage
+from shapely.geometry import shape
+
+from rsvlm import spectral
+from rsvlm.scene import Mask, Region
+
+if TYPE_CHECKING:
+    import shapely
+    from numpy.typing import NDArray
+
+    from rsvlm.interfaces import Encoder
+    from rsvlm.scene import Scene
+
+_WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read_text("utf-8"))
+GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
+PLACES: tuple[str, ...] = tuple(_WORDS["places"])
+FINE_PIXEL_M = 5.0  # below this, places are recognised; above, only ground covers
+SAME_MEANING = 0.72  # a competitor whose text vector is this close to the phrase is no competitor
+TEMPERATURE = 0.02  # cosine difference that multiplies the odds by e
+LEARNED_CONFIDENCE = 0.6  # ceiling for what a dense map alone can claim
+MAX_REGIONS = 100
+MIN_PIXELS = 4
+MIN_SHARE = 0.002  # less of the scene than this is "not there"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a phrase holds in a scene, and by what method."""
+
+    phrase: str
+    mask: Mask
+    share: float  # of the valid pixels, 0 to 1
+    how: str
+    confidence: float
+    score: NDArray[np.float32]  # (H, W), 0 to 1
+
+    @property
+    def present(self) -> bool:
+        """Whether there is enough of it to say so."""
+        return self.share >= MIN_SHARE and int(self.mask.pixels.sum()) >= MIN_PIXELS
+
+
+def find(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
+    """Locate a phrase: by a spectral or radar rule where the concept and bands allow, else on the dense map."""
+    concept = spectral.concept_of(phrase)
+    rule = spectral.rule_for(concept, scene) if concept else None
+    if concept is None or rule is None:
+        return _find_learned(phrase, scene, encoder)
+    pixels = spectral.apply(rule, scene)
+    how = rule.how if spectral.is_exact(phrase, concept) else f"{rule.how}, which finds all {concept}"
+    confidence = rule.confidence if spectral.is_exact(phrase, concept) else 0.7 * rule.confidence
+    return _finding(phrase, pixels, scene, how, confidence, pixels.astype(np.float32))
+
+
+def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
+    rivals = _rivals(phrase, scene, encoder)
+    maps = encoder.similarity_map(scene, [phrase, *rivals])
+    margin = enlarge(maps[0] - maps[1:].max(axis=0), scene.shape)
+    score = (1 / (1 + np.exp(-margin / TEMPERATURE))).astype(np.float32)
+    pixels = (score > 0.5) & scene.valid
+    strength = float(score[pixels].mean()) if pixels.any() else float(1 - score[scene.valid].mean())
+    how = f"encoder map: nearer to {phrase!r} than to {len(rivals)} other descriptions"
+    return _finding(phrase, pixels, scene, how, LEARNED_CONFIDENCE * strength, score)
+
+
+def _rivals(phrase: str, scene: Scene, encoder: Encoder) -> list[str]:
+    words = [word for word in vocabulary(scene) if not _shares_a_word(word, phrase)]
+    vectors = encoder.encode_texts([phrase, *words])
+    close = vectors[1:] @ vectors[0]
+    return [word for word, cosine in zip(words, close, strict=True) if cosine < SAME_MEANING]
+
+
+def _shares_a_word(one: str, other: str) -> bool:
+    small = {"a", "an", "and", "the", "of", "on", "with", "over", "full", "area"}
+    stems = [{w.rstrip("s") for w in re.findall(r"[a-z]+", text.lower())} - small for text in (one, other)]
+    return bool(stems[0] & stems[1])
+
+
+def vocabulary(scene: Scene) -> tuple[str, ...]:
+    """Descriptions that fit the scene's resolution: places on fine pictures, ground covers on coarse ones."""
+    size = scene.grid.pixel_size_m
+    fine = size < FINE_PIXEL_M if size is not None else scene.sensor.units == "display" and scene.sensor.kind != "sar"
+    return PLACES if fine else GROUND
+
+
+def enlarge(field: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring an (h, w) map to (H, W) by linear interpolation between cell centres."""
+    rows = (np.arange(size[0]) + 0.5) * field.shape[0] / size[0] - 0.5
+    cols = (np.arange(size[1]) + 0.5) * field.shape[1] / size[1] - 0.5
+    grid = np.meshgrid(rows, cols, indexing="ij")
+    return np.asarray(ndimage.map_coordinates(field, grid, order=1, mode="nearest"), dtype=np.float32)
+
+
+def _finding(
+    phrase: str, pixels: NDArray[np.bool_], scene: Scene, how: str, confidence: float, score: NDArray[np.float32]
+) -> Finding:
+    share = float(pixels.sum() / scene.valid.sum())
+    return Finding(phrase, Mask(phrase, pixels, scene.grid), share, how, confidence, score)
+
+
+def regions_of(finding: Finding, scene_id: str) -> tuple[Region, ...]:
+    """Connected parts of a finding as outlines, largest first, at most 100; specks under 4 pixels are left out."""
+    found = []
+    pixels = finding.mask.pixels
+    for outline, _ in shapes(pixels.astype(np.uint8), mask=pixels, connectivity=8):
+        polygon = shape(outline).buffer(0)
+        if polygon.area >= MIN_PIXELS:
+            found.append(polygon)
+    found.sort(key=lambda polygon: (-polygon.area, polygon.bounds))
+    return tuple(
+        Region(finding.phrase, _mean_score(finding, polygon), polygon, scene_id, finding.mask.grid)
+        for polygon in found[:MAX_REGIONS]
+    )
+
+
+def _mean_score(finding: Finding, polygon: shapely.Polygon) -> float:
+    """Mean score inside the part's box, where the mask holds, times the confidence in the method."""
+    x0, y0, x1, y1 = (int(v) for v in polygon.bounds)
+    inside = finding.mask.pixels[y0:y1, x0:x1]
+    return float(finding.score[y0:y1, x0:x1][inside].mean()) * finding.confidence
+
+
+def enlarge_mask(valid: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which cells of an (h, w) map lie on mostly valid pixels; all of them where none does."""
+    rows = np.minimum((np.arange(size[0]) + 0.5) * valid.shape[0] / size[0], valid.shape[0] - 1).astype(int)
+    cols = np.minimum((np.arange(size[1]) + 0.5) * valid.shape[1] / size[1], valid.shape[1] - 1).astype(int)
+    cells: NDArray[np.bool_] = valid[np.ix_(rows, cols)]
+    return cells if cells.any() else np.ones_like(cells)
