@@ -11,6 +11,7 @@ import numpy as np
 import pyproj
 import shapely
 from affine import Affine
+from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
 
 from rsvlm.errors import BandError, GeoreferenceError, SceneError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
+    from shapely.geometry import LinearRing
     from shapely.geometry.base import BaseGeometry
 
     from rsvlm.sensors import Band, Sensor
@@ -92,7 +94,10 @@ class Grid:
         """A pixel geometry in longitude and latitude, cut at the antimeridian as RFC 7946 asks."""
         placed = shapely.transform(geometry, self.place)
         west, _, east, _ = placed.bounds
-        return split_at_antimeridian(placed) if east - west > 180 else placed
+        if not east - west > 180:  # nor for an empty geometry
+            return placed
+        fine = shapely.segmentize(geometry, max(self.width, self.height) / 16)  # steps that tell east from west
+        return split_at_antimeridian(shapely.transform(fine, self.place))
 
     @cached_property
     def footprint(self) -> BaseGeometry:
@@ -132,12 +137,33 @@ class Grid:
 
 
 def split_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
-    """Cut a longitude-latitude geometry that crosses 180 degrees into its eastern and western parts."""
-    unwrapped = shapely.transform(geometry, lambda points: points + [360, 0] * (points[:, :1] < 0))
-    east = shapely.intersection(unwrapped, box(0, -90, 180, 90))
-    west = shapely.intersection(unwrapped, box(180, -90, 360, 90))
-    west = shapely.transform(west, lambda points: points - [360, 0])
-    return MultiPolygon([p for part in (east, west) for p in shapely.get_parts(part) if isinstance(p, Polygon)])
+    """Cut longitude-latitude polygons that cross 180 degrees or hold a pole into parts within -180 to 180.
+
+    Neighbouring points must lie less than 180 degrees of longitude apart.
+    """
+    parts: list[Polygon] = []
+    for polygon in shapely.get_parts(geometry):
+        outer = _unwrapped(polygon.exterior)
+        if abs(outer[-1, 0] - outer[0, 0]) > 180:  # once around a pole: the outline runs along it and back
+            pole = np.copysign(90, outer[:, 1].mean())
+            outer = np.concatenate([outer, [[outer[-1, 0], pole], [outer[0, 0], pole]]])
+        whole = shapely.make_valid(Polygon(outer))
+        for ring in polygon.interiors:
+            hole = _unwrapped(ring)
+            turns = np.round((outer[:, 0].mean() - hole[:, 0].mean()) / 360)
+            whole = whole.difference(Polygon(hole + np.array([360 * turns, 0])))
+        for west in (-540, -180, 180):
+            cut = shapely.intersection(whole, box(west, -90, west + 360, 90))
+            moved = translate(cut, xoff=-180 - west)
+            parts += [part for part in shapely.get_parts(moved) if isinstance(part, Polygon)]
+    return shapely.union_all(parts)
+
+
+def _unwrapped(ring: LinearRing) -> NDArray[np.float64]:
+    """Points of a ring (N, 2) with longitudes that run on past 180 degrees instead of jumping."""
+    points = np.array(ring.coords)
+    points[:, 0] = np.unwrap(points[:, 0], period=360)
+    return points
 
 
 @dataclass(frozen=True)
@@ -260,7 +286,8 @@ class Region:
     def area_m2(self) -> float:
         """Ground area in m2 on the ellipsoid; raises GeoreferenceError without a CRS."""
         area = 0.0
-        for part in shapely.get_parts(shapely.transform(self.polygon, self.grid.place)):
+        oriented = shapely.orient_polygons(self.polygon)  # holes count off only when they turn the other way
+        for part in shapely.get_parts(shapely.transform(oriented, self.grid.place)):
             area += abs(GEOD.geometry_area_perimeter(part)[0])
         return area
 

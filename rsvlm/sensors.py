@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -46,8 +47,10 @@ class Band:
             )
         if self.units not in UNITS:
             raise BandError(f"band {self.name!r} has units {self.units!r}; known are {', '.join(UNITS)}")
-        if self.scale == 0 or self.gsd_m <= 0:
-            raise BandError(f"band {self.name!r} needs a scale other than 0 and a gsd_m above 0")
+        numbers = [self.scale, self.offset, self.gsd_m]
+        sizes = [self.gsd_m, self.wavelength_nm or 1.0, self.fwhm_nm or 1.0, self.frequency_ghz or 1.0]
+        if self.scale == 0 or min(sizes) <= 0 or not all(map(math.isfinite, [*numbers, *sizes])):
+            raise BandError(f"band {self.name!r} needs finite numbers, a scale other than 0 and sizes above 0")
 
     def answers_to(self, text: str) -> bool:
         """Whether a band description means this band: its name, common name or an alias, in any case."""
@@ -115,7 +118,7 @@ def _sensor(name: str, table: dict[str, Any]) -> Sensor:
         dtypes=tuple(table.get("dtypes", ())),
         pixel_size_m=(float(low), float(high)),
         inferable=table.get("inferable", True),
-        nodata=table.get("nodata"),
+        nodata=None if "nodata" not in table else float(table["nodata"]),
     )
 
 
@@ -146,9 +149,12 @@ def find_sensor(name: str | Path | Sensor) -> Sensor:
         return SENSORS[str(name)]
     if str(name).endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
-            raise SensorError(f"there is no sensor file {path}; write one as in rsvlm/sensors.toml")
-        found = _sensors(path.read_text(encoding="utf-8"), str(path))
+        try:
+            if not path.is_file():
+                raise SensorError(f"there is no sensor file {path}; write one as in rsvlm/sensors.toml")
+            found = _sensors(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SensorError(f"the sensor file {str(path)[:120]!r} cannot be read as text; check its name") from error
         if len(found) != 1:
             raise SensorError(f"{path} describes {len(found)} sensors; it must hold exactly one")
         return next(iter(found.values()))
