@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rsvlm.scene import Scene
 
 BRIGHT = 0.18  # mean visible reflectance above which a pixel can be cloud
+SNOW_NDSI = 0.4  # above this it is snow; Fmask itself lets clouds reach 0.8 and sorts them out later
 DAZZLING = 0.5  # above this, and bright in the short-wave infrared too, only cloud remains (sensors saturate there)
 
 
@@ -163,9 +164,9 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     mean = np.maximum(visible.mean(0), 1e-3)
     whiteness = np.abs(visible - mean).sum(0) / mean
     likely = (swir > 0.03) & (mean > BRIGHT) & (whiteness < 0.7) & (blue - 0.5 * red - 0.08 > 0)
-    for index in ("NDVI", "NDSI"):
+    for index, ceiling in (("NDVI", 0.8), ("NDSI", SNOW_NDSI)):
         if _has_index(index, scene):
-            likely &= quantity(index, scene) < 0.8
+            likely &= quantity(index, scene) < ceiling
     if scene.has("swir16", "nir"):
         likely &= scene.band("nir") > 0.75 * scene.band("swir16")
     if scene.has("lwir11"):

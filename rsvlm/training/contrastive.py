@@ -51,6 +51,8 @@ class TrainingConfig:
     trunk: str = "tf_efficientnet_lite0"
     pretrained: str = ""  # "efficientnet-lite0" to start from the ImageNet tensors that pip brings
     image_size: int = 128
+    first_size: int = 0  # smaller chips for the first part of the run; 0 for the full size throughout
+    full_size_from: float = 0.75  # share of the steps after which chips have their full size
     steps: int = 1000
     learning_rate: float = 5e-4
     head_learning_rate: float = 1e-3
@@ -61,6 +63,10 @@ class TrainingConfig:
     checkpoint_every: int = 100
     seed: int = 0
     bfloat16: bool = True
+
+    def size_at(self, step: int) -> int:
+        """Side of the chips in pixels at a step."""
+        return self.first_size if self.first_size and step < self.full_size_from * self.steps else self.image_size
 
     @classmethod
     def load(cls, path: Path) -> TrainingConfig:
@@ -181,7 +187,7 @@ def _batches(
         scale = torch.tensor([b.scale for b in bands], device=device)[:, None, None]
         offset = torch.tensor([b.offset for b in bands], device=device)[:, None, None]
         pixels = preprocessing.normalise(raw.float() * scale + offset, (raw != 0).any(1), bands)
-        pixels = augment(pixels, config.image_size, chance)
+        pixels = augment(pixels, config.size_at(step), chance)
         if len(bands) > 3 and chance.random() < config.band_dropping:
             kept = np.sort(chance.permutation(len(bands))[: chance.integers(2, len(bands))])
             pixels, bands = pixels[:, torch.from_numpy(kept)], tuple(bands[k] for k in kept)
@@ -191,7 +197,7 @@ def _batches(
 def augment(pixels: Tensor, size: int, chance: np.random.Generator) -> Tensor:
     """Random crop, turn and mirror of (N, C, S, S), each chip its own; light brightness and contrast change."""
     count, _, side, _ = pixels.shape
-    crop = int(round(side * chance.uniform(0.65, 1.0)))
+    crop = round(side * chance.uniform(0.65, 1.0))
     out = []
     for chip in pixels:
         top, left = chance.integers(0, side - crop + 1, size=2)

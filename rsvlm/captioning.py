@@ -1,0 +1,151 @@
+"""Batch captioning: one JSON line a file, resumable at any time, failures listed and passed over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from shapely.geometry import mapping
+from tqdm import tqdm
+
+from rsvlm.errors import ExportError, GeoreferenceError, QueryError, RsvlmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rsvlm.assistant import Assistant
+
+logger = logging.getLogger(__name__)
+SUFFIXES = frozenset([".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp"])
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionReport:
+    """What a run did: counts, and the failures with their reasons."""
+
+    captioned: int
+    already: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def imagery_in(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, folders walked for imagery, sorted, without hidden files; raises QueryError for nothing."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            found += sorted(p for p in inside if p.is_file())
+        elif path.exists():
+            found.append(path)
+        else:
+            raise QueryError(f"there is no file or folder {path}")
+    if not found:
+        raise QueryError(f"no imagery ({', '.join(sorted(SUFFIXES))}) in {', '.join(str(p) for p in paths)}")
+    return list(dict.fromkeys(found))
+
+
+def caption_files(
+    assistant: Assistant, paths: Iterable[Path], out: Path, *, geojson: Path | None = None, sensor: str | None = None
+) -> CaptionReport:
+    """Caption files into `out`; lines already there are kept, so a killed run goes on where it stopped.
+
+    Args:
+        assistant: who captions.
+        paths: files, or folders to walk.
+        out: JSON Lines file to append to; a half last line is dropped.
+        geojson: also write every captioned footprint that has a place, at the end.
+        sensor: sensor of all files, where they do not say.
+
+    Raises:
+        ExportError: `out` holds something else, or another run is writing it.
+    """
+    files = imagery_in(paths)
+    try:
+        with FileLock(f"{out}.lock", timeout=0):
+            report = _caption_into(assistant, files, out, sensor)
+    except Timeout:
+        raise ExportError(f"another run is writing {out}; wait for it or choose another file") from None
+    Path(f"{out}.lock").unlink(missing_ok=True)
+    if geojson is not None:
+        write_footprints(out, geojson)
+    return report
+
+
+def _caption_into(assistant: Assistant, files: list[Path], out: Path, sensor: str | None) -> CaptionReport:
+    done = {str(line["path"]) for line in finished_lines(out)}
+    todo = [path for path in files if str(path) not in done]
+    failed: list[tuple[str, str]] = []
+    with out.open("a", encoding="utf-8") as file:
+        for path in tqdm(todo, desc="captioning", unit="scene"):
+            try:
+                line = _caption_line(assistant, path, sensor)
+            except RsvlmError as error:
+                failed.append((str(path), str(error)))
+                continue
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return CaptionReport(len(todo) - len(failed), len(files) - len(todo), tuple(failed))
+
+
+def finished_lines(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of an earlier run; cuts a half last line off the file. Raises ExportError for foreign content."""
+    if not out.exists():
+        return []
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        logger.warning("%s ended in half a line: it is dropped and its file captioned again", out)
+        os.truncate(out, len(whole))
+    return list(_parse(whole, out))
+
+
+def _parse(content: bytes, out: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ExportError(f"{out}:{number} is no caption line ({error}); choose another --out file") from error
+        if not isinstance(row, dict) or "path" not in row or "caption" not in row:
+            raise ExportError(f"{out}:{number} is no caption line; choose another --out file")
+        yield row
+
+
+def _caption_line(assistant: Assistant, path: Path, sensor: str | None) -> dict[str, Any]:
+    scene = assistant.read(path, sensor=sensor)
+    answer = assistant.caption(scene)
+    try:
+        footprint = mapping(scene.grid.footprint)
+    except GeoreferenceError:
+        footprint = None
+    return {
+        "path": str(path),
+        "caption": answer.text,
+        "abstained": answer.abstained,
+        "facts": [fact.to_json() for fact in answer.facts],
+        "sensor": scene.sensor.name,
+        "acquired": scene.acquired.isoformat() if scene.acquired else None,
+        "footprint": footprint,
+        "model": answer.model,
+    }
+
+
+def write_footprints(captions: Path, geojson: Path) -> None:
+    """Write the captioned footprints as a GeoJSON FeatureCollection; scenes without a place are left out."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": line["footprint"],
+            "properties": {key: line[key] for key in ("path", "caption", "sensor", "acquired", "model")},
+        }
+        for line in finished_lines(captions)
+        if line["footprint"] is not None
+    ]
+    part = geojson.with_name(geojson.name + ".part")
+    part.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+    part.replace(geojson)
