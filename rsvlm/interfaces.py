@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,8 +61,6 @@ class LanguageModel(Protocol):
 class Retriever(Protocol):
     """Finds numbered evidence in an archive."""
 
-    def search(
-        self, query: str | Scene | NDArray[np.float32], k: int = 10, *, where: str | None = None, **options: Any
-    ) -> list[Hit]:
+    def search(self, query: str | Scene | NDArray[np.float32], k: int = 10, *, where: str | None = None) -> list[Hit]:
         """Return at most k hits, best first."""
         ...

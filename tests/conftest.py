@@ -26,3 +26,29 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("RSVLM_DATA names no folder with the project's imagery")
     return folder
+
+
+@pytest.fixture(scope="session")
+def untrained_encoder():
+    """The real encoder with weights as they are before training: right in every shape, wrong in every answer."""
+    import torch
+
+    from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder
+    from rsvlm.encoder.preprocessing import BandStatistics, Preprocessing
+
+    torch.manual_seed(0)
+    statistics = [BandStatistics("display", 0.45, 0.25, wavelength_nm=550.0)]
+    statistics += [BandStatistics("reflectance", 0.2, 0.1, wavelength_nm=w) for w in (490.0, 660.0, 860.0, 1610.0)]
+    statistics += [BandStatistics("dB", -12.0, 5.0, polarisation=p) for p in ("VV", "VH")]
+    statistics.append(BandStatistics("display", 0.4, 0.2, polarisation="VV"))
+    return SpectralEncoder(SpectralCLIP(EncoderConfig("untrained"), 128), Preprocessing(128, tuple(statistics)))
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory) -> Path:
+    """The project's own sample scenes, written once."""
+    from data_engine.samples import write_samples
+
+    folder = tmp_path_factory.mktemp("samples")
+    write_samples(folder)
+    return folder

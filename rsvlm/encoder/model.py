@@ -105,18 +105,8 @@ class SpectralCLIP(nn.Module):
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
         super().__init__()
-        import open_clip
-
         self.config = config
-        self.clip = open_clip.CustomTextCLIP(
-            embed_dim=config.dim,
-            vision_cfg={"timm_model_name": config.trunk, "timm_proj": "linear", "image_size": image_size},
-            text_cfg={
-                "hf_model_name": str(text_tower_folder(config)),
-                "hf_pooler_type": "mean_pooler",
-                "hf_proj_type": "linear",
-            },
-        )
+        self.clip = _towers(config, image_size)
         self.clip.text.proj = ResidualHead(config.dim, config.text_head)
         self.clip.lock_text_tower()
         self.clip.text.proj.requires_grad_(True)
@@ -159,6 +149,24 @@ class SpectralCLIP(nn.Module):
         """(N, L) token ids -> (N, D), not yet unit length."""
         features: Tensor = self.clip.encode_text(tokens)
         return features
+
+
+def _towers(config: EncoderConfig, image_size: int) -> Any:
+    """open_clip's image and text tower; the text tower's unused pooler is left out without a word."""
+    import open_clip
+    from transformers.utils import logging
+
+    text = {"hf_model_name": str(text_tower_folder(config)), "hf_pooler_type": "mean_pooler", "hf_proj_type": "linear"}
+    image = {"timm_model_name": config.trunk, "timm_proj": "linear", "image_size": image_size}
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return open_clip.CustomTextCLIP(embed_dim=config.dim, vision_cfg=image, text_cfg=text)
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class SpectralEncoder:
