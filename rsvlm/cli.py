@@ -160,7 +160,8 @@ def train_encoder(
     device: DeviceOption = "cpu",
 ) -> None:
     """Train the encoder contrastively."""
-    from rsvlm.training.contrastive import TrainingConfig, train
+    from rsvlm.training.config import TrainingConfig
+    from rsvlm.training.contrastive import train
 
     train(TrainingConfig.load(config), out, device=device)
     typer.echo(f"the encoder is in {out / 'encoder'}", err=True)

@@ -6,83 +6,29 @@ import csv
 import json
 import logging
 import math
-import tomllib
-from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder
-from rsvlm.encoder.preprocessing import BandStatistics, Preprocessing
-from rsvlm.errors import ConfigError
-from rsvlm.training.chips import Chips, load_chips
+from rsvlm.encoder.preprocessing import Preprocessing
+from rsvlm.training.batches import Batch, TextFeatures, band_statistics, draw
+from rsvlm.training.chips import load_chips
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rsvlm.sensors import Band
+    from rsvlm.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
-IMAGENET = {"red": (0.485, 0.229), "green": (0.456, 0.224), "blue": (0.406, 0.225)}
-RADAR_DB = {"VV": (-12.0, 5.0), "VH": (-19.0, 5.5), "HH": (-11.0, 5.0), "HV": (-19.0, 5.5)}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A retrieval manifest and how many of its chips go into every step."""
-
-    manifest: str
-    per_step: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingConfig:
-    """Everything a run depends on; saved as JSON beside what it produced."""
-
-    name: str
-    sources: tuple[Source, ...]
-    trunk: str = "tf_efficientnet_lite0"
-    pretrained: str = ""  # "efficientnet-lite0" to start from the ImageNet tensors that pip brings
-    image_size: int = 128
-    first_size: int = 0  # smaller chips for the first part of the run; 0 for the full size throughout
-    full_size_from: float = 0.75  # share of the steps after which chips have their full size
-    steps: int = 1000
-    learning_rate: float = 5e-4
-    head_learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    average: float = 0.998  # decay of the running average of the weights
-    band_dropping: float = 0.5  # share of multispectral batches that lose a random part of their bands
-    checkpoint_every: int = 100
-    seed: int = 0
-    bfloat16: bool = True
-
-    def size_at(self, step: int) -> int:
-        """Side of the chips in pixels at a step."""
-        return self.first_size if self.first_size and step < self.full_size_from * self.steps else self.image_size
-
-    @classmethod
-    def load(cls, path: Path) -> TrainingConfig:
-        """Read a TOML file; manifests are relative to it. Raises ConfigError naming unknown keys."""
-        try:
-            plain = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} is not a training config: {error}") from error
-        unknown = sorted(set(plain) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ConfigError(f"{path} has unknown keys {', '.join(unknown)}")
-        try:
-            sources = tuple(Source(str(path.parent / s["manifest"]), s["per_step"]) for s in plain.pop("sources"))
-            return cls(sources=sources, **plain)
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{path} lacks or misnames a key: {error}") from error
+LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
+LOG_COLUMNS = ("step", "loss", "scale", "learning_rate")
+MAX_SCALE = 100.0  # the ceiling CLIP itself puts on the learned temperature
 
 
 def train(config: TrainingConfig, out: Path, *, device: str = "cpu") -> SpectralEncoder:
@@ -98,9 +44,9 @@ def train(config: TrainingConfig, out: Path, *, device: str = "cpu") -> Spectral
     encoder = SpectralEncoder(model, preprocessing, device)
     run = _Run(config, out, encoder)
     run.resume()
-    texts = _TextFeatures(encoder, [chips for chips, _ in sources])
+    texts = TextFeatures(encoder, [chips for chips, _ in sources])
     for step in tqdm(range(run.step, config.steps), initial=run.step, total=config.steps, desc="training", unit="step"):
-        run.advance(step, _batches(sources, config, step, preprocessing, encoder.device), texts)
+        run.advance(step, list(draw(sources, config, step, preprocessing, encoder.device)), texts)
     run.use_average()
     encoder.save_pretrained(out / "encoder")
     return encoder
@@ -116,97 +62,6 @@ def start_from_imagenet(model: SpectralCLIP) -> None:
     for name, tensor in zip(trunk, tensors[1:], strict=True):
         trunk[name].copy_(tensor)
     model.stem.initialise_from_rgb(tensors[0])
-
-
-def band_statistics(chips: list[Chips]) -> tuple[BandStatistics, ...]:
-    """Mean and spread of each band: ImageNet's for RGB, typical C-band values for dB, measured for the rest."""
-    found = [BandStatistics("dB", mean, std, polarisation=p) for p, (mean, std) in RADAR_DB.items()]
-    for name, (mean, std) in IMAGENET.items():
-        wavelength = {"red": 640.0, "green": 550.0, "blue": 465.0}[name]
-        found.append(BandStatistics("display", mean, std, wavelength_nm=wavelength))
-    for part in chips:
-        for position, band in enumerate(part.bands):
-            if band.units == "display" and band.common_name in IMAGENET and len(part.bands) == 3:
-                continue
-            values = part.raw[:, position, ::4, ::4].astype(np.float64) * band.scale + band.offset
-            values = values[(part.raw[:, position, ::4, ::4] != 0) & (values > -1) & (values < 2)]
-            mean, std = round(float(values.mean()), 5), round(float(values.std()), 5)
-            found.append(BandStatistics(band.units, mean, std, band.wavelength_nm, band.polarisation))
-    return tuple(found)
-
-
-class _TextFeatures:
-    """Frozen sentence features of every caption, computed once: the text side costs nothing per step."""
-
-    def __init__(self, encoder: SpectralEncoder, parts: list[Chips]) -> None:
-        captions = sorted({caption for chips in parts for row in chips.captions for caption in row})
-        self.index = {caption: position for position, caption in enumerate(captions)}
-        head, encoder.model.clip.text.proj = encoder.model.clip.text.proj, torch.nn.Identity()
-        rows = []
-        for start in tqdm(range(0, len(captions), 256), desc="encoding captions", unit="batch"):
-            tokens = encoder.tokenizer(
-                captions[start : start + 256], padding=True, truncation=True, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                rows.append(encoder.model.text_features(tokens["input_ids"].to(encoder.device)))
-        encoder.model.clip.text.proj = head
-        self.table = torch.cat(rows).clone()
-
-    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and identities (N,): equal captions have equal identities."""
-        positions = torch.tensor([self.index[caption] for caption in captions], device=self.table.device)
-        return self.table[positions], positions
-
-
-@dataclass(frozen=True)
-class _Batch:
-    pixels: Tensor  # (n, C, S, S), normalised
-    bands: tuple[Band, ...]
-    captions: list[str]
-
-
-def _batches(
-    sources: list[tuple[Chips, int]],
-    config: TrainingConfig,
-    step: int,
-    preprocessing: Preprocessing,
-    device: torch.device,
-) -> Iterator[_Batch]:
-    """Draw this step's chips: an epoch is a seeded shuffle, the same after a restart."""
-    for number, (chips, count) in enumerate(sources):
-        steps_per_epoch = max(1, len(chips) // count)
-        epoch, place = divmod(step, steps_per_epoch)
-        order = np.random.default_rng([config.seed, number, epoch]).permutation(len(chips))
-        picked = np.resize(order[place * count : (place + 1) * count], min(count, max(count, 1)))
-        chance = np.random.default_rng([config.seed, number, step, 1])
-        captions = [chips.captions[i][chance.integers(len(chips.captions[i]))] for i in picked]
-        raw = torch.from_numpy(np.ascontiguousarray(chips.raw[np.sort(picked)][np.argsort(np.argsort(picked))])).to(
-            device
-        )
-        bands = chips.bands
-        scale = torch.tensor([b.scale for b in bands], device=device)[:, None, None]
-        offset = torch.tensor([b.offset for b in bands], device=device)[:, None, None]
-        pixels = preprocessing.normalise(raw.float() * scale + offset, (raw != 0).any(1), bands)
-        pixels = augment(pixels, config.size_at(step), chance)
-        if len(bands) > 3 and chance.random() < config.band_dropping:
-            kept = np.sort(chance.permutation(len(bands))[: chance.integers(2, len(bands))])
-            pixels, bands = pixels[:, torch.from_numpy(kept)], tuple(bands[k] for k in kept)
-        yield _Batch(pixels, bands, captions)
-
-
-def augment(pixels: Tensor, size: int, chance: np.random.Generator) -> Tensor:
-    """Random crop, turn and mirror of (N, C, S, S), each chip its own; light brightness and contrast change."""
-    count, _, side, _ = pixels.shape
-    crop = round(side * chance.uniform(0.65, 1.0))
-    out = []
-    for chip in pixels:
-        top, left = chance.integers(0, side - crop + 1, size=2)
-        part = torch.rot90(chip[:, top : top + crop, left : left + crop], int(chance.integers(4)), (1, 2))
-        out.append(part.flip(2) if chance.random() < 0.5 else part)
-    stacked = functional.interpolate(torch.stack(out), (size, size), mode="bilinear", antialias=crop > size)
-    contrast = torch.from_numpy(chance.uniform(0.8, 1.2, (count, 1, 1, 1))).to(stacked)
-    brightness = torch.from_numpy(chance.uniform(-0.2, 0.2, (count, 1, 1, 1))).to(stacked)
-    return stacked * contrast + brightness
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, identities: Tensor, scale: Tensor) -> Tensor:
@@ -236,29 +91,31 @@ class _Run:
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.average = {n: t.clone() for n, t in model.trained_state().items()}
 
-    def advance(self, step: int, batches: Iterator[_Batch], texts: _TextFeatures) -> None:
+    def advance(self, step: int, batches: list[Batch], texts: TextFeatures) -> None:
         """One optimiser step over one batch of every source, contrasted together."""
-        model = self.encoder.model.train()
-        model.clip.text.transformer.eval()
-        drawn = list(batches)
-        stems = torch.cat([model.stem(batch.pixels, batch.bands) for batch in drawn])
-        with torch.autocast(stems.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            images = model.clip.encode_image(stems.contiguous(memory_format=torch.channels_last), normalize=True)
-        features, identities = texts([caption for batch in drawn for caption in batch.captions])
-        sentences = functional.normalize(model.clip.text.proj(features), dim=-1)
-        scale = model.clip.logit_scale.exp().clamp(max=100)
-        loss = contrastive_loss(images.float(), sentences, identities, scale)
+        loss, scale = self._loss(batches, texts)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule(step)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.encoder.model.parameters(), 1.0)
         self.optimiser.step()
-        self._follow(model, step)
+        self._follow(step)
         self.step = step + 1
-        self._log(step, loss.item(), scale.item(), Counter(len(batch.captions) for batch in drawn).total())
+        self._log(step, loss.item(), scale.item())
         if self.step % self.config.checkpoint_every == 0:
             self.save()
+
+    def _loss(self, batches: list[Batch], texts: TextFeatures) -> tuple[Tensor, Tensor]:
+        model = self.encoder.model.train()
+        model.clip.text.transformer.eval()
+        stems = torch.cat([model.stem(batch.pixels, batch.bands) for batch in batches])
+        with torch.autocast(stems.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            images = model.clip.encode_image(stems.contiguous(memory_format=torch.channels_last), normalize=True)
+        features, identities = texts([caption for batch in batches for caption in batch.captions])
+        sentences = functional.normalize(model.clip.text.proj(features), dim=-1)
+        scale: Tensor = model.clip.logit_scale.exp().clamp(max=MAX_SCALE)
+        return contrastive_loss(images.float(), sentences, identities, scale), scale
 
     def _schedule(self, step: int) -> float:
         warm = max(1, int(self.config.warmup * self.config.steps))
@@ -267,22 +124,25 @@ class _Run:
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.config.steps - warm)))
 
     @torch.no_grad()
-    def _follow(self, model: SpectralCLIP, step: int) -> None:
+    def _follow(self, step: int) -> None:
         decay = min(self.config.average, (1 + step) / (10 + step))
-        for name, tensor in model.trained_state().items():
+        for name, tensor in self.encoder.model.trained_state().items():
             if tensor.is_floating_point():
                 self.average[name].lerp_(tensor, 1 - decay)
             else:
                 self.average[name].copy_(tensor)
 
-    def _log(self, step: int, loss: float, scale: float, _chips: int) -> None:
-        path = self.out / "log.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "loss", "scale", "learning_rate"])
-            writer.writerow([step, f"{loss:.4f}", f"{scale:.2f}", f"{self.optimiser.param_groups[0]['lr']:.2e}"])
+    def _log(self, step: int, loss: float, scale: float) -> None:
+        rate = self.optimiser.param_groups[0]["lr"]
+        with (self.out / LOG).open("a", newline="") as file:
+            csv.writer(file).writerow([step, f"{loss:.4f}", f"{scale:.2f}", f"{rate:.2e}"])
+
+    def _trim_log(self) -> None:
+        """Keep the rows before the step the run goes on from; start the file when there is none."""
+        path = self.out / LOG
+        rows = list(csv.reader(path.read_text().splitlines()))[1:] if path.exists() else []
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([LOG_COLUMNS, *(row for row in rows if int(row[0]) < self.step)])
 
     def save(self) -> None:
         """Write a checkpoint beside the old one, then replace it."""
@@ -291,16 +151,17 @@ class _Run:
         for number, entry in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in entry.items()}
         save_file(state, self.out / "checkpoint.part", metadata={"step": str(self.step)})
-        (self.out / "checkpoint.part").replace(self.out / "checkpoint.safetensors")
+        (self.out / "checkpoint.part").replace(self.out / CHECKPOINT)
 
     def resume(self) -> None:
-        """Load the newest checkpoint, if there is one."""
-        path = self.out / "checkpoint.safetensors"
-        if not path.exists():
-            return
-        from safetensors import safe_open
+        """Load the newest checkpoint, if there is one, and let the log go on from there."""
+        path = self.out / CHECKPOINT
+        if path.exists():
+            self._load(path)
+        self._trim_log()
 
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    def _load(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
             self.step = int(file.metadata()["step"])
         state = load_file(path)
         self.encoder.model.load_state_dict(_under("model.", state), strict=False)
