@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsvlm.encoder.model import SpectralEncoder, sha256_of
+from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder, sha256_of
 from rsvlm.encoder.stem import SpectralStem
 from rsvlm.errors import BandError, ConfigError, ModelNotFoundError, WeightsError
 from rsvlm.scene import Grid, Scene
@@ -182,6 +182,15 @@ def test_text_vectors_do_not_depend_on_their_company(untrained_encoder):
     assert np.allclose(together[0], alone[0], atol=1e-5)
     assert np.array_equal(together[0], together[2])
     assert fresh.encode_texts([]).shape == (0, fresh.dim)
+
+
+def test_a_vision_transformer_can_be_the_trunk_at_any_size(untrained_encoder):
+    model = SpectralCLIP(EncoderConfig("vit", "vit_tiny_patch16_224"), 96)
+    vit = SpectralEncoder(model, replace(untrained_encoder.preprocessing, image_size=96))
+    assert np.isfinite(vit.encode_scenes([scene(), scene("rgb", (300, 200))])).all()
+    normalised = torch.randn(2, 3, 96, 160)
+    with torch.inference_mode():
+        assert model.patch_features(normalised, RGB).shape == (2, vit.dim, 6, 10)
 
 
 @pytest.fixture(scope="module")

@@ -114,14 +114,14 @@ class SpectralCLIP(nn.Module):
 
     def _take_over_first_convolution(self) -> SpectralStem:
         trunk = self.clip.visual.trunk
+        if hasattr(trunk, "patch_embed"):
+            _accept_any_size(trunk)
         holder, name = (trunk.patch_embed, "proj") if hasattr(trunk, "patch_embed") else (trunk, "conv_stem")
         first = getattr(holder, name)
         kernel, stride = first.kernel_size[0], first.stride[0]
         stem = SpectralStem(first.out_channels, kernel, stride, padding=0 if kernel == stride else kernel // 2)
         stem.initialise_from_rgb(first.weight.detach())
         setattr(holder, name, nn.Identity())
-        if hasattr(trunk, "patch_embed"):
-            trunk.patch_embed.strict_img_size = False
         return stem
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -136,12 +136,11 @@ class SpectralCLIP(nn.Module):
 
     def patch_features(self, normalised: Tensor, bands: tuple[Band, ...]) -> Tensor:
         """(N, C, H, W) normalised pixels -> (N, D, h, w): each place projected as the whole image would be."""
-        visual = self.clip.visual
-        features = visual.trunk.forward_features(self.stem(normalised, bands))
+        visual, stems = self.clip.visual, self.stem(normalised, bands)
+        features = visual.trunk.forward_features(stems)
         if features.ndim == 3:  # a ViT: (N, prefix + tokens, channels)
             tokens = features[:, visual.trunk.num_prefix_tokens :]
-            side = int(tokens.shape[1] ** 0.5)
-            features = tokens.transpose(1, 2).unflatten(2, (side, side))
+            features = tokens.transpose(1, 2).unflatten(2, stems.shape[-2:])
         projected: Tensor = visual.head(features.movedim(1, -1)).movedim(-1, 1)
         return projected
 
@@ -167,6 +166,15 @@ def _towers(config: EncoderConfig, image_size: int) -> Any:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _accept_any_size(trunk: nn.Module) -> None:
+    """Let a timm ViT take the stem's output of any size: its position table is resampled to the grid it meets."""
+    from timm.layers.format import Format
+
+    trunk.dynamic_img_size = True  # type: ignore[assignment]
+    patches: Any = trunk.patch_embed
+    patches.img_size, patches.flatten, patches.output_fmt = None, False, Format.NHWC
 
 
 class SpectralEncoder:
