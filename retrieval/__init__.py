@@ -1,1 +1,6 @@
 """The archive: batched embedding, the table, FAISS, search."""
+
+from retrieval.adding import AddReport
+from retrieval.archive import Archive
+
+__all__ = ["AddReport", "Archive"]

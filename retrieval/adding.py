@@ -1,0 +1,93 @@
+"""One add while it runs: rows that wait for their commit, and what became of every file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from retrieval.filters import text_sql
+from retrieval.store import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrieval.embed import EmbeddedChips
+    from retrieval.intake import Failure, Intake
+    from retrieval.store import ChipTable
+
+COMMIT_CHIPS = 1024
+COMMIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What an add did. Counts are files, but `chips`, the rows written, and `skipped`, chips with no valid ground."""
+
+    added: int = 0
+    unchanged: int = 0
+    replaced: int = 0
+    failed: tuple[Failure, ...] = ()
+    chips: int = 0
+    skipped: int = 0
+
+
+class Adding:
+    """The running state of one add: rows that wait for their commit, and the counts."""
+
+    def __init__(self, table: ChipTable) -> None:
+        self.failed: list[Failure] = []
+        self._table = table
+        self._waiting: list[pa.Table] = []
+        self._rows = self._added = self._replaced = self._unchanged = self._chips = self._skipped = 0
+        self._last = time.monotonic()
+
+    def forget_stale(self, plan: Sequence[Intake]) -> None:
+        """Drop the old rows of files whose new content is kept at another path already, and count what stays."""
+        for item in plan:
+            if item.action != "leave":
+                continue
+            if item.stale:
+                place = text_sql(str(item.path))
+                self._table.remove(f"path = {place} AND content_hash != {text_sql(item.content_hash)}")
+                self._replaced += 1
+            else:
+                self._unchanged += 1
+
+    def take(self, item: Intake, result: EmbeddedChips) -> None:
+        """File one embedded raster, and commit when enough has come together."""
+        self._skipped += result.skipped
+        failure = result.failure
+        if failure is None and result.source and result.source.content_hash != item.content_hash:
+            failure = "it changed while it was read; add it again"
+        elif failure is None and not result.windows:
+            failure = "none of its chips has valid pixels enough to index"
+        if failure is not None:
+            self.failed.append((str(item.path), failure))
+            return
+        self._waiting.append(rows_of(result, self._table.schema))
+        self._rows += len(result.windows)
+        self._added += item.action == "add"
+        self._replaced += item.action == "replace"
+        if self._rows >= COMMIT_CHIPS or time.monotonic() - self._last > COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make what waits part of the archive, at once."""
+        if self._waiting:
+            self._table.replace(pa.concat_tables(self._waiting))
+        self._chips += self._rows
+        self._waiting, self._rows, self._last = [], 0, time.monotonic()
+
+    def report(self) -> AddReport:
+        """The counts so far."""
+        return AddReport(
+            added=self._added,
+            unchanged=self._unchanged,
+            replaced=self._replaced,
+            failed=tuple(self.failed),
+            chips=self._chips,
+            skipped=self._skipped,
+        )

@@ -1,0 +1,120 @@
+"""What an add has to do: which files there are, what they hold, and which of it the table knows already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tqdm import tqdm
+
+from rsvlm.errors import QueryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from retrieval.store import Stored
+
+SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp")
+Failure = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One file and what becomes of it. `stale` says that the table holds rows of its path with other content."""
+
+    path: Path
+    content_hash: str
+    action: Literal["add", "replace", "leave"]
+    stale: bool = False
+
+
+def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """One path or many, absolute, each once, in the order given; raises QueryError for none."""
+    many = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not many or not all(isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path) for path in many):
+        raise QueryError(f"files or folders are wanted; got {paths!r}")
+    return list(dict.fromkeys(Path(os.path.abspath(path)) for path in many))
+
+
+def imagery_files(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
+    """Every image among files and folders, folders walked in sorted order; what is not there comes back as a failure.
+
+    Hidden files, hidden folders and sidecars are passed over in folders; a file named outright is always taken.
+    """
+    files: dict[Path, None] = {}
+    failed: list[Failure] = []
+    for path in paths:
+        if path.is_dir():
+            files.update(dict.fromkeys(_walk(path)))
+        elif path.exists():
+            files[path] = None
+        else:
+            failed.append((str(path), "there is no such file or folder"))
+    return list(files), failed
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield Path(here, name)
+
+
+def hash_files(files: Sequence[Path], *, threads: int, progress: bool) -> tuple[dict[Path, str], list[Failure]]:
+    """Sha256 of every file, in their order, and the files that cannot be read."""
+    hashes: dict[Path, str] = {}
+    failed: list[Failure] = []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(files), unit="file", desc="hash", disable=not progress) as bar,
+    ):
+        for path, (digest, reason) in zip(files, pool.map(_digest, files), strict=True):
+            bar.update()
+            if reason:
+                failed.append((str(path), reason))
+            else:
+                hashes[path] = digest
+    return hashes, failed
+
+
+def _digest(path: Path) -> tuple[str, str]:
+    try:
+        str(path).encode("utf-8")
+        if not path.is_file():  # a pipe or a device would be read for ever
+            return "", "it is no regular file"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), ""
+    except OSError as error:
+        return "", f"it cannot be read: {error.strerror}"
+    except UnicodeEncodeError:
+        return "", "its name is not valid UTF-8, so it cannot be stored; rename it"
+
+
+def plan_intake(hashes: dict[Path, str], stored: Iterable[Stored], sensor: str | None) -> list[Intake]:
+    """Decide for every file: every content is kept once, at a path that still holds it.
+
+    A stored row counts while its file is there, whole, of the sensor asked for, and not given with other content.
+    """
+    known = {str(path): digest for path, digest in hashes.items()}
+    places: dict[str, str] = {}  # content -> the path that holds it
+    at_path: dict[str, set[str]] = {}
+    for file in stored:
+        at_path.setdefault(file.path, set()).add(file.content_hash)
+        current = known.get(file.path, file.content_hash) == file.content_hash
+        fits = sensor in (None, file.sensor) or file.path not in known
+        if current and fits and file.chips == file.expected and os.path.exists(file.path):
+            places.setdefault(file.content_hash, file.path)
+    plan = []
+    for path, digest in hashes.items():
+        stale = bool(at_path.get(str(path), set()) - {digest})
+        if digest in places:
+            plan.append(Intake(path, digest, "leave", stale))
+        else:
+            places[digest] = str(path)
+            plan.append(Intake(path, digest, "replace" if str(path) in at_path else "add", stale))
+    return plan

@@ -1,0 +1,113 @@
+"""What can be wrong with an archive's table, and how it is brought back to a whole state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import lance
+import numpy as np
+
+from retrieval.filters import text_sql
+from retrieval.store import (
+    LANCE_ERRORS,
+    TABLE,
+    UNIT_TOLERANCE,
+    ChipTable,
+    damaged,
+    read_config,
+    vectors_in,
+)
+from rsvlm.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair did, and which files lost chips and must be added again."""
+
+    actions: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+def table_problems(table: ChipTable) -> list[str]:
+    """Every problem in the table, found by reading all of it."""
+    broken = _broken_fragments(table)
+    if broken:
+        return [f"{len(broken)} of {len(table.dataset.get_fragments())} parts of the table cannot be read"]
+    return [f"{path}: {reason}" for (path, _), reason in _unsound_files(table).items()]
+
+
+def mend_table(folder: Path) -> RepairReport:
+    """Leave out what cannot be read, and forget files whose chips are not all there and sound."""
+    actions, lost = [], set()
+    set_aside = _newest_readable(folder)
+    if set_aside:
+        actions.append(f"went back over {set_aside} unreadable version(s) of the table")
+    table = ChipTable.open(folder)
+    broken = _broken_fragments(table)
+    if broken:
+        sound = [part.metadata for part in table.dataset.get_fragments() if part.fragment_id not in broken]
+        overwrite = lance.LanceOperation.Overwrite(table.dataset.schema, sound)
+        lance.LanceDataset.commit(str(folder / TABLE), overwrite, read_version=table.version)
+        actions.append(f"left out {len(broken)} unreadable part(s) of the table; add your files again")
+        table = ChipTable.open(folder)
+    for (path, digest), reason in _unsound_files(table).items():
+        table.remove(f"content_hash = {text_sql(digest)}")
+        actions.append(f"forgot {path}: {reason}")
+        lost.add(path)
+    return RepairReport(tuple(actions), tuple(sorted(lost)))
+
+
+def _newest_readable(folder: Path) -> int:
+    """Set unreadable manifests of the table aside until one opens; how many those were."""
+    versions = folder / TABLE / "_versions"
+    manifests = sorted(versions.glob("*.manifest"))  # Lance names them so that the newest sorts first
+    for count, manifest in enumerate([*manifests, None]):
+        try:
+            read_config(lance.dataset(str(folder / TABLE)).schema, folder)
+        except ArchiveError:
+            raise
+        except LANCE_ERRORS as error:
+            if manifest is None:
+                raise damaged(folder, error) from error
+            manifest.rename(manifest.with_suffix(".damaged"))
+            (versions / "latest_version_hint.json").unlink(missing_ok=True)
+        else:
+            return count
+    return len(manifests)
+
+
+def _broken_fragments(table: ChipTable) -> set[int]:
+    broken = set()
+    for part in table.dataset.get_fragments():
+        try:
+            for _ in part.to_batches():
+                pass
+        except LANCE_ERRORS:
+            broken.add(part.fragment_id)
+    return broken
+
+
+def _unsound_files(table: ChipTable) -> dict[tuple[str, str], str]:
+    """Files, by path and content, whose chips are missing, doubled or carry vectors that are no unit vectors."""
+    unsound: dict[tuple[str, str], str] = {}
+    seen: Counter[str] = Counter()
+    for batch in table.dataset.to_batches(columns=["chip_id", "vector", "path", "content_hash"]):
+        seen.update(batch["chip_id"].to_pylist())
+        lengths = np.linalg.norm(vectors_in(batch, table.config.dim), axis=1)
+        for position in np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE)).tolist():
+            key = batch["path"][position].as_py(), batch["content_hash"][position].as_py()
+            unsound[key] = "a vector of it is damaged"
+    for file in table.files():
+        if file.chips != file.expected:
+            unsound[file.path, file.content_hash] = f"{file.chips} chips are there, {file.expected} are expected"
+    doubled = sorted(chip for chip, count in seen.items() if count > 1)
+    for chip in doubled:
+        row = table.row(chip, ["path", "content_hash"])
+        if row is not None:
+            unsound.setdefault((row["path"], row["content_hash"]), "a chip of it is there twice")
+    return dict(sorted(unsound.items()))

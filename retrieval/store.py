@@ -1,0 +1,306 @@
+"""The archive's table: one row a chip, kept in Lance with atomic commits and versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from pyproj.exceptions import ProjError
+from shapely.geometry import MultiPolygon
+
+from retrieval.filters import text_sql
+from rsvlm.errors import ArchiveError, GeoreferenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from retrieval.embed import EmbeddedChips, Source
+    from rsvlm.scene import Window
+
+FORMAT_VERSION = 1
+METRIC = "cosine"
+TABLE = "chips.lance"
+METADATA_KEY = b"rsvlm"
+LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for files it cannot read; no common root
+UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
+MANY_FRAGMENTS = 32
+KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
+HIT_COLUMNS = (
+    *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
+    *("path", "row", "col", "height", "width", "caption"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveConfig:
+    """What every chip of an archive has in common."""
+
+    encoder: str
+    fingerprint: str
+    dim: int
+    chip: int
+    stride: int
+    metric: str = METRIC
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file as the table knows it."""
+
+    path: str
+    content_hash: str
+    sensor: str
+    chips: int  # rows there are
+    expected: int  # rows there must be
+
+
+def schema_for(config: ArchiveConfig) -> pa.Schema:
+    """Columns of the table; degrees are WGS84 longitude and latitude, west > east crosses the antimeridian."""
+    moment, number, text = pa.timestamp("us", tz="UTC"), pa.float64(), pa.string()
+    columns = [
+        pa.field("chip_id", text, nullable=False),
+        pa.field("vector", pa.list_(pa.float16(), config.dim), nullable=False),
+        pa.field("footprint", pa.binary()),
+        *(pa.field(name, number) for name in ("west", "south", "east", "north")),
+        pa.field("acquired", moment),
+        pa.field("sensor", text, nullable=False),
+        pa.field("bands", pa.list_(text), nullable=False),
+        pa.field("valid", number, nullable=False),
+        pa.field("cloud", number),
+        pa.field("path", text, nullable=False),
+        *(pa.field(name, pa.int32(), nullable=False) for name in ("row", "col", "height", "width")),
+        pa.field("content_hash", text, nullable=False),
+        pa.field("file_chips", pa.int32(), nullable=False),
+        pa.field("caption", text),
+        pa.field("added", moment, nullable=False),
+    ]
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(asdict(config), sort_keys=True).encode()})
+
+
+def chip_id(source: Source, window: Window) -> str:
+    """Sha256 over the file's content, the window, the sensor and the bands, in hex."""
+    place = [window.row, window.col, window.height, window.width]
+    parts = [source.content_hash, place, source.sensor, [band.name for band in source.bands]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
+    """The table rows of one embedded file."""
+    source = result.source
+    if source is None:
+        raise ArchiveError(f"{result.job.path} was never opened, so it has no rows; this is a fault of the caller")
+    moment = source.acquired
+    shared = {
+        "acquired": moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC),
+        "sensor": source.sensor,
+        "bands": [band.name for band in source.bands],
+        "cloud": source.cloud_cover,
+        "path": str(result.job.path),
+        "content_hash": source.content_hash,
+        "file_chips": len(result.windows),
+        "caption": None,
+        "added": datetime.now(UTC),
+    }
+    rows = [
+        {**shared, **_place(source, window), "chip_id": chip_id(source, window), "valid": valid}
+        for window, valid in zip(result.windows, result.valid.tolist(), strict=True)
+    ]
+    flat = pa.array(np.ascontiguousarray(result.vectors, np.float16).reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size)
+    others = pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index("vector")))
+    return others.add_column(1, schema.field("vector"), vectors).cast(schema)
+
+
+def _place(source: Source, window: Window) -> dict[str, Any]:
+    place: dict[str, Any] = {key: getattr(window, key) for key in ("row", "col", "height", "width")}
+    if source.grid.crs is None:
+        return place
+    try:
+        outline = source.grid.window(window).footprint
+    except (GeoreferenceError, ProjError):  # a coordinate system that cannot be placed on Earth
+        return place
+    west, south, east, north = lonlat_bounds(outline)
+    return {**place, "footprint": outline.wkb, "west": west, "south": south, "east": east, "north": north}
+
+
+def lonlat_bounds(outline: BaseGeometry) -> tuple[float, float, float, float]:
+    """(west, south, east, north); west > east where the outline was cut at the antimeridian."""
+    west, south, east, north = outline.bounds
+    if isinstance(outline, MultiPolygon) and west == -180 and east == 180:
+        parts = [part.bounds for part in shapely.get_parts(outline)]
+        west = min(bounds[0] for bounds in parts if bounds[2] == 180)
+        east = max(bounds[2] for bounds in parts if bounds[0] == -180)
+    return west, south, east, north
+
+
+class ChipTable:
+    """The table at one version. Reading never sees what is written after it was opened; writing moves it on."""
+
+    def __init__(self, dataset: lance.LanceDataset, config: ArchiveConfig) -> None:
+        self.dataset = dataset
+        self.config = config
+
+    @classmethod
+    def create(cls, folder: Path, config: ArchiveConfig) -> ChipTable:
+        """Write an empty table into a folder."""
+        schema = schema_for(config)
+        return cls(lance.write_dataset(schema.empty_table(), str(folder / TABLE), schema=schema), config)
+
+    @classmethod
+    def open(cls, folder: Path) -> ChipTable:
+        """Open the newest version; raises ArchiveError for what is missing, damaged or newer than this software."""
+        if not (folder / TABLE).is_dir():
+            raise ArchiveError(f"{folder} is no archive; make one with `rsvlm index add {folder} PATH...`")
+        try:
+            dataset = lance.dataset(str(folder / TABLE))
+        except LANCE_ERRORS as error:
+            raise damaged(folder, error) from error
+        return cls(dataset, read_config(dataset.schema, folder))
+
+    @property
+    def version(self) -> int:
+        """Number of this version."""
+        return int(self.dataset.version)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and metadata."""
+        return schema_for(self.config)
+
+    def __len__(self) -> int:
+        return int(self.dataset.count_rows())
+
+    def replace(self, rows: pa.Table) -> None:
+        """In one commit, put these rows in place of every row of the same files, by path or by content."""
+        outdated = f"path IN ({_listed(rows['path'])}) OR content_hash IN ({_listed(rows['content_hash'])})"
+        merge = self.dataset.merge_insert("chip_id").when_matched_update_all().when_not_matched_insert_all()
+        with _committing():
+            merge.when_not_matched_by_source_delete(outdated).execute(rows)
+
+    def remove(self, condition: str) -> int:
+        """Delete the rows that meet an SQL condition in one commit, and say how many they were."""
+        with _committing():
+            count = int(self.dataset.count_rows(filter=condition))
+            if count:
+                self.dataset.delete(condition)
+        return count
+
+    def tidy(self) -> None:
+        """Join many small fragments and forget versions older than a day."""
+        with _committing():
+            if len(self.dataset.get_fragments()) > MANY_FRAGMENTS:
+                self.dataset.optimize.compact_files()
+            self.dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
+
+    def vectors(self) -> Iterator[NDArray[np.float32]]:
+        """All vectors in row order, in batches (n, D), with their length brought back to 1 after float16."""
+        for batch in self.dataset.to_batches(columns=["vector"]):
+            if batch.num_rows:
+                yield unit(vectors_in(batch, self.config.dim))
+
+    def positions(self, condition: str) -> NDArray[np.int64]:
+        """Row positions that meet an SQL condition, ascending."""
+        every = self._row_ids(None)
+        found = self._row_ids(condition)
+        order = np.argsort(every)
+        return np.sort(order[np.searchsorted(every[order], found)])
+
+    def _row_ids(self, condition: str | None) -> NDArray[np.int64]:
+        table = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
+        return np.asarray(table["_rowid"].to_numpy(), dtype=np.int64)
+
+    def take(self, positions: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
+        """Rows at these positions, in their order."""
+        if not len(positions):
+            return []
+        rows: list[dict[str, Any]] = self.dataset.take(positions.tolist(), columns=list(columns)).to_pylist()
+        return rows
+
+    def row(self, chip: str, columns: Iterable[str] = HIT_COLUMNS) -> dict[str, Any] | None:
+        """The row of one chip, None where there is none."""
+        rows = self.dataset.to_table(columns=list(columns), filter=f"chip_id = {text_sql(chip)}").to_pylist()
+        return rows[0] if rows else None
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and extremes: chips, files, chips per sensor, first and last date, bytes on disk."""
+        columns = self.dataset.to_table(columns=["sensor", "content_hash", "acquired"])
+        days = pc.min_max(columns["acquired"]).as_py()
+        size = sum(path.stat().st_size for path in Path(self.dataset.uri).rglob("*") if path.is_file())
+        return {
+            "chips": columns.num_rows,
+            "files": len(columns["content_hash"].unique()),
+            "sensors": dict(sorted(Counter(columns["sensor"].to_pylist()).items())),
+            "acquired": [None if day is None else day.isoformat() for day in (days["min"], days["max"])],
+            "bytes": size,
+        }
+
+    def files(self) -> list[Stored]:
+        """Every file with rows here, sorted by path."""
+        keys = ["path", "content_hash", "sensor", "file_chips"]
+        counts: Counter[tuple[str, str, str, int]] = Counter()
+        for batch in self.dataset.to_batches(columns=keys):
+            counts.update(zip(*(batch[key].to_pylist() for key in keys), strict=True))
+        return [Stored(*key[:3], chips=count, expected=key[3]) for key, count in sorted(counts.items())]
+
+
+def read_config(schema: pa.Schema, folder: Path) -> ArchiveConfig:
+    """What the table says about itself; raises ArchiveError where it says nothing or something newer."""
+    try:
+        plain = json.loads((schema.metadata or {})[METADATA_KEY])
+        newer = int(plain["format_version"]) > FORMAT_VERSION
+        if not newer:
+            return ArchiveConfig(**plain)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{folder} holds a table that no rsvlm archive wrote; give another folder") from error
+    raise ArchiveError(
+        f"{folder} has archive format {plain['format_version']}, this software reads up to {FORMAT_VERSION}; "
+        "update rsvlm"
+    )
+
+
+def damaged(folder: Path, error: Exception) -> ArchiveError:
+    """The error for a table that cannot be read."""
+    return ArchiveError(f"the table of {folder} is damaged ({str(error)[:120]}); run `rsvlm index repair {folder}`")
+
+
+@contextmanager
+def _committing() -> Iterator[None]:
+    try:
+        yield
+    except LANCE_ERRORS as error:
+        raise ArchiveError(
+            f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
+            "make room or mend the folder, then repeat the command"
+        ) from error
+
+
+def vectors_in(batch: pa.RecordBatch, dim: int) -> NDArray[np.float32]:
+    """The vector column as (n, D)."""
+    flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(-1, dim)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors (n, D) brought to length 1; those without a length become zero, which no query is near to."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    sound = np.isfinite(lengths) & (lengths > 0)
+    return np.where(sound, vectors / np.where(sound, lengths, 1), 0).astype(np.float32)
+
+
+def _listed(column: pa.ChunkedArray) -> str:
+    return ", ".join(text_sql(value) for value in sorted(column.unique().to_pylist()))

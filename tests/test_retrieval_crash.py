@@ -1,0 +1,237 @@
+"""Whatever is damaged or killed, an archive serves what is right or says what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from retrieval import Archive
+from retrieval.store import TABLE, ChipTable
+from rsvlm.errors import ArchiveError
+from tests.fakes import DIM, TinyEncoder, write_raster
+
+SENSOR = "sentinel-2-l2a"
+KILLED_ADD = """
+import os, signal, sys, threading, time
+import retrieval.adding
+from retrieval import Archive
+from tests.fakes import TinyEncoder
+folder, scenes, commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
+retrieval.adding.COMMIT_CHIPS = 1
+versions = os.path.join(folder, "chips.lance", "_versions")
+def manifests():
+    return sum(name.endswith(".manifest") for name in os.listdir(versions))
+archive = Archive.open(folder, TinyEncoder())
+before = manifests()
+def kill():
+    while manifests() < before + commits:
+        time.sleep(0.0005)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+archive.add(scenes, sensor="sentinel-2-l2a", progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    for i in range(12):
+        write_raster(folder / f"{i:02d}.tif", seed=i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, scenes):
+    made = Archive.create(tmp_path_factory.mktemp("template") / "archive", TinyEncoder(), chip=16, stride=16)
+    for number in ("00", "01", "02"):
+        made.add(scenes / f"{number}.tif", sensor=SENSOR, progress=False)
+    return made.folder
+
+
+@pytest.fixture
+def archive(tmp_path, template):
+    shutil.copytree(template, tmp_path / "archive")
+    return Archive.open(tmp_path / "archive", TinyEncoder())
+
+
+def reopened(archive):
+    return Archive.open(archive.folder, TinyEncoder())
+
+
+def index_files(archive):
+    return sorted((archive.folder / "index").iterdir())
+
+
+@pytest.mark.parametrize("kills", [(3,), pytest.param((2, 5), marks=pytest.mark.slow)])
+def test_a_killed_add_goes_on_where_it_was(tmp_path, scenes, kills):
+    folder = tmp_path / "archive"
+    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+    acknowledged: set[str] = set()
+    for commits in kills:
+        command = [sys.executable, "-c", KILLED_ADD, str(folder), str(scenes), str(commits)]
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+        archive = Archive.open(folder, TinyEncoder())
+        files = archive._generation.table.files()
+        assert all(file.chips == file.expected == 6 for file in files)
+        assert acknowledged <= {file.path for file in files}
+        assert len(acknowledged) < len(files) < 12
+        acknowledged = {file.path for file in files}
+        assert len(archive.search("x", 100)) == 6 * len(files)
+    report = archive.add(scenes, sensor=SENSOR, progress=False)
+    assert (report.added, report.unchanged) == (12 - len(files), len(files))
+    assert len(archive) == len({hit.chip_id for hit in archive.search("x", 100)}) == 72
+    assert archive.verify() == []
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def zero(path):
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, zero, flip, remove])
+@pytest.mark.parametrize("suffix", [".faiss", ".json"])
+def test_a_damaged_index_is_rebuilt_and_never_served(archive, damage, suffix):
+    before = archive.search("x", 18)
+    (target,) = [path for path in index_files(archive) if path.suffix == suffix]
+    damage(target)
+    assert any("index" in problem for problem in archive.verify())
+    assert reopened(archive).search("x", 18) == before
+    assert archive.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("fingerprint", "0" * 64), ("rows", 17), ("format_version", 99), ("dim", 8)]
+)
+def test_an_index_built_from_something_else_is_rebuilt(archive, key, value):
+    before = archive.search("x", 18)
+    (manifest,) = [path for path in index_files(archive) if path.suffix == ".json"]
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), key: value}))
+    assert key in archive.verify()[0]
+    assert reopened(archive).search("x", 18) == before
+    assert archive.verify() == []
+
+
+def test_an_index_of_another_archive_is_not_served(archive, tmp_path, scenes):
+    other = Archive.create(tmp_path / "other", TinyEncoder(), chip=16, stride=16)
+    for number in ("07", "08", "09"):
+        other.add(scenes / f"{number}.tif", sensor=SENSOR, progress=False)
+    before = archive.search("x", 18)
+    ours, theirs = index_files(archive), index_files(other)
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    for mine, foreign in zip(ours, theirs, strict=True):
+        if mine.suffix == ".faiss":
+            mine.write_bytes(foreign.read_bytes())
+    assert reopened(archive).search("x", 18) == before
+
+
+def test_an_index_that_cannot_be_kept_is_still_searched(archive):
+    before = archive.search("x", 18)
+    for path in index_files(archive):
+        path.unlink()
+    (archive.folder / "index").rmdir()
+    (archive.folder / "index").write_text("in the way")
+    assert reopened(archive).search("x", 18) == before
+
+
+def test_only_the_index_of_the_newest_version_stays(archive):
+    assert len(index_files(archive)) == 2
+    assert {path.stem for path in index_files(archive)} == {str(archive._generation.table.version)}
+
+
+def data_files(archive):
+    return sorted((archive.folder / TABLE / "data").iterdir())
+
+
+def test_an_unreadable_part_of_the_table_is_told_and_left_out_by_repair(archive, scenes):
+    for path in index_files(archive):
+        path.unlink()
+    zero(data_files(archive)[1])
+    assert "1 of 3 parts" in archive.verify()[0]
+    with pytest.raises(ArchiveError, match="rsvlm index repair"):
+        reopened(archive).search("x")
+    report = archive.repair()
+    assert any("left out 1" in action for action in report.actions)
+    assert archive.verify() == []
+    assert len(archive.search("x", 100)) == 12
+    assert archive.add(scenes, sensor=SENSOR, progress=False).added == 10
+    assert len(archive) == 72
+
+
+def test_an_unreadable_newest_version_is_told_and_gone_back_over(archive):
+    manifests = sorted((archive.folder / TABLE / "_versions").glob("*.manifest"))
+    truncate(manifests[0])
+    with pytest.raises(ArchiveError, match="rsvlm index repair"):
+        Archive.open(archive.folder)
+    report = Archive.mend(archive.folder)
+    assert "1 unreadable version" in report.actions[0]
+    assert len(reopened(archive).search("x", 100)) == 12
+    assert reopened(archive).verify() == []
+
+
+def test_files_with_missing_or_damaged_chips_are_told_and_forgotten(archive, scenes):
+    dataset = ChipTable.open(archive.folder).dataset
+    dataset.delete(f"path = '{scenes}/00.tif' AND row = 0 AND col = 0")
+    dataset.update({"vector": "[" + ",".join(["0.5"] * DIM) + "]"}, where=f"path = '{scenes}/01.tif' AND row = 0")
+    problems = archive.verify()
+    assert f"{scenes}/00.tif: 5 chips are there, 6 are expected" in problems
+    assert f"{scenes}/01.tif: a vector of it is damaged" in problems
+    assert archive.repair().lost == (f"{scenes}/00.tif", f"{scenes}/01.tif")
+    assert archive.verify() == []
+    assert archive.add(scenes / "00.tif", sensor=SENSOR, progress=False).added == 1
+    assert len(archive) == 12
+
+
+def test_a_chip_that_is_there_twice_is_told(archive):
+    import lance
+
+    dataset = ChipTable.open(archive.folder).dataset
+    lance.write_dataset(dataset.to_table(limit=1), dataset.uri, mode="append")
+    assert any("7 chips are there" in problem or "twice" in problem for problem in archive.verify())
+    archive.repair()
+    assert archive.verify() == []
+    assert len(archive.search("x", 100)) == 12
+
+
+def test_a_newer_format_and_a_foreign_table_are_refused(archive, tmp_path):
+    import lance
+    import pyarrow as pa
+
+    dataset = ChipTable.open(archive.folder).dataset
+    plain = json.loads(dataset.schema.metadata[b"rsvlm"])
+    dataset.update_schema_metadata({"rsvlm": json.dumps({**plain, "format_version": 2})}, replace=True)
+    with pytest.raises(ArchiveError, match=r"format 2.*update rsvlm"):
+        Archive.open(archive.folder)
+    lance.write_dataset(pa.table({"a": [1]}), str(tmp_path / "foreign" / TABLE))
+    with pytest.raises(ArchiveError, match="no rsvlm archive wrote"):
+        Archive.open(tmp_path / "foreign")
+
+
+def test_many_small_adds_are_joined_and_stay_searchable(archive, scenes, monkeypatch):
+    monkeypatch.setattr("retrieval.store.MANY_FRAGMENTS", 3)
+    archive.remove(scenes / "01.tif")
+    for number in ("03", "04", "05"):
+        archive.add(scenes / f"{number}.tif", sensor=SENSOR, progress=False)
+    assert len(archive._generation.table.dataset.get_fragments()) < 4
+    assert archive.verify() == []
+    hits = archive.search(np.ones(DIM), 100, where="row == 16")
+    assert len(hits) == 15
+    assert {hit.window.row for hit in hits} == {16}
