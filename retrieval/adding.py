@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrieval.embed import EmbeddedChips
-    from retrieval.intake import Failure, Intake
+    from retrieval.intake import Intake
     from retrieval.store import ChipTable
+    from rsvlm.files import Failure
 
 COMMIT_CHIPS = 1024
 COMMIT_SECONDS = 5.0

@@ -19,11 +19,12 @@ from retrieval.adding import Adding, AddReport
 from retrieval.embed import Job, PixelEncoder, embed_rasters
 from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
 from retrieval.index import IndexKey, VectorIndex, index_problem, open_index, prune
-from retrieval.intake import as_paths, hash_files, imagery_files, plan_intake
+from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.repair import RepairReport, mend_table, table_problems
 from retrieval.store import LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit
 from rsvlm.answer import Hit
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
+from rsvlm.files import imagery_files
 from rsvlm.scene import Scene, Window
 from rsvlm.sensors import find_sensor
 

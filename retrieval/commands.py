@@ -35,10 +35,10 @@ def add(
 ) -> None:
     """Add images; what is there already is left alone, what changed is replaced."""
     from retrieval import Archive
-    from rsvlm.captioning import imagery_in
     from rsvlm.cli import list_failures
+    from rsvlm.files import require_imagery
 
-    imagery_in(paths)
+    require_imagery(paths)
     loaded = _encoder(encoder, device)
     exists = archive.exists() and any(archive.iterdir())
     opened = Archive.open(archive, loaded) if exists else Archive.create(archive, loaded, chip=chip, stride=stride)

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from tqdm import tqdm
 
 from rsvlm.errors import QueryError
+from rsvlm.files import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from retrieval.store import Stored
-
-SUFFIXES = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp")
-Failure = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +36,6 @@ def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
     if not many or not all(isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path) for path in many):
         raise QueryError(f"files or folders are wanted; got {paths!r}")
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in many))
-
-
-def imagery_files(paths: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
-    """Every image among files and folders, folders walked in sorted order; what is not there comes back as a failure.
-
-    Hidden files, hidden folders and sidecars are passed over in folders; a file named outright is always taken.
-    """
-    files: dict[Path, None] = {}
-    failed: list[Failure] = []
-    for path in paths:
-        if path.is_dir():
-            files.update(dict.fromkeys(_walk(path)))
-        elif path.exists():
-            files[path] = None
-        else:
-            failed.append((str(path), "there is no such file or folder"))
-    return list(files), failed
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield Path(here, name)
 
 
 def hash_files(files: Sequence[Path], *, threads: int, progress: bool) -> tuple[dict[Path, str], list[Failure]]:

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from shapely.geometry import mapping
 from tqdm import tqdm
 
-from rsvlm.errors import ExportError, GeoreferenceError, QueryError, RsvlmError
+from rsvlm.errors import ExportError, GeoreferenceError, RsvlmError
+from rsvlm.files import require_imagery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rsvlm.assistant import Assistant
 
 logger = logging.getLogger(__name__)
-SUFFIXES = frozenset([".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg", ".webp"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,6 @@ class CaptionReport:
     captioned: int
     already: int
     failed: tuple[tuple[str, str], ...]
-
-
-def imagery_in(paths: Iterable[Path]) -> list[Path]:
-    """Files as given, folders walked for imagery, sorted, without hidden files; raises QueryError for nothing."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-            found += sorted(p for p in inside if p.is_file())
-        elif path.exists():
-            found.append(path)
-        else:
-            raise QueryError(f"there is no file or folder {path}")
-    if not found:
-        raise QueryError(f"no imagery ({', '.join(sorted(SUFFIXES))}) in {', '.join(str(p) for p in paths)}")
-    return list(dict.fromkeys(found))
 
 
 def caption_files(
@@ -64,7 +48,7 @@ def caption_files(
     Raises:
         ExportError: `out` holds something else, or another run is writing it.
     """
-    files = imagery_in(paths)
+    files = require_imagery(list(paths))
     try:
         with FileLock(f"{out}.lock", timeout=0):
             report = _caption_into(assistant, files, out, sensor)

@@ -7,9 +7,8 @@ import logging
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from rsvlm.errors import RsvlmError
@@ -73,9 +72,10 @@ def caption(
     device: DeviceOption = "cpu",
 ) -> None:
     """Caption many images; resumable, failures are listed and passed over."""
-    from rsvlm.captioning import caption_files, imagery_in
+    from rsvlm.captioning import caption_files
+    from rsvlm.files import require_imagery
 
-    imagery_in(paths)
+    require_imagery(paths)
     report = caption_files(load_assistant(encoder, language, device), paths, out, geojson=geojson, sensor=sensor)
     typer.echo(
         f"{report.captioned} captioned, {report.already} were there, {len(report.failed)} failed: {out}", err=True
@@ -223,14 +223,11 @@ def full_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; what a person did wrong becomes one sentence and exit code 2."""
     try:
-        result: Any = full_app()(arguments, standalone_mode=False)
+        full_app()(arguments)
     except RsvlmError as error:
         typer.echo(f"rsvlm: {error}", err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        typer.echo("rsvlm: stopped; run the same command again to go on", err=True)
-        sys.exit(130)
-    sys.exit(result if isinstance(result, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -69,7 +69,7 @@ def _encoder() -> str:
 def _language() -> str:
     from rsvlm.language.base import resolve
 
-    return str(resolve())
+    return str(resolve(download=False))
 
 
 def _try(name: str, look: Callable[[], str]) -> Check:

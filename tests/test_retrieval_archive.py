@@ -6,6 +6,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from fakes import DIM, TinyEncoder, write_raster
 from filelock import FileLock
 
 from retrieval import Archive
@@ -14,7 +15,6 @@ from retrieval.store import Stored, lonlat_bounds
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.raster import read_scene
 from rsvlm.scene import Window
-from tests.fakes import DIM, TinyEncoder, write_raster
 
 SENSOR = "sentinel-2-l2a"
 

@@ -9,18 +9,18 @@ import sys
 
 import numpy as np
 import pytest
+from fakes import DIM, TinyEncoder, write_raster
 
 from retrieval import Archive
 from retrieval.store import TABLE, ChipTable
 from rsvlm.errors import ArchiveError
-from tests.fakes import DIM, TinyEncoder, write_raster
 
 SENSOR = "sentinel-2-l2a"
 KILLED_ADD = """
 import os, signal, sys, threading, time
 import retrieval.adding
 from retrieval import Archive
-from tests.fakes import TinyEncoder
+from fakes import TinyEncoder
 folder, scenes, commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
 retrieval.adding.COMMIT_CHIPS = 1
 versions = os.path.join(folder, "chips.lance", "_versions")

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from fakes import DIM, TinyEncoder, write_raster
 
 from retrieval.embed import Job, embed_rasters, encode_raw, physical
 from rsvlm.errors import SceneError
 from rsvlm.raster import open_raster, tiles
-from tests.fakes import DIM, TinyEncoder, write_raster
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,127 @@
+"""The assistant: every step visible, abstaining where nothing sure was measured."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from fakes import KeywordPlanner, MappedTiny, write_raster
+
+from retrieval import Archive
+from rsvlm.assistant import MAX_PIXELS, Assistant
+from rsvlm.errors import GeoreferenceError, ImageryError, QueryError
+from rsvlm.raster import read_scene
+
+
+@pytest.fixture
+def assistant():
+    return Assistant(MappedTiny(), KeywordPlanner())
+
+
+def test_an_answer_shows_plan_facts_regions_and_model(assistant, samples):
+    answer = assistant.ask(samples / "coast_s2.tif", "How much of it is water?")
+    assert answer.plan.task == "area"
+    assert answer.facts[0].name == "area of water"
+    assert answer.regions
+    assert answer.model == "keyword planner"
+    assert not answer.abstained
+    assert f"{answer.facts[0].value:,.0f}"[:3] in answer.text
+
+
+def test_streaming_grows_to_the_same_answer(assistant, samples):
+    stages = list(assistant.stream_ask(samples / "coast_s2.tif", "How much of it is water?"))
+    assert stages[0].plan.task == "area"
+    assert not stages[0].facts
+    texts = [stage.text for stage in stages]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+    assert stages[-1] == assistant.ask(samples / "coast_s2.tif", "How much of it is water?")
+
+
+def test_an_answer_round_trips_through_json_and_geojson(assistant, samples):
+    answer = assistant.ground(samples / "coast_s2.tif", "water")
+    plain = json.loads(json.dumps(answer.to_json()))
+    assert plain["plan"] == {"task": "locate", "target": "water"}
+    assert {"polygon_pixels", "polygon_lonlat", "area_m2", "score"} <= set(plain["regions"][0])
+    collection = json.loads(json.dumps(answer.to_geojson()))
+    west, south, east, north = read_scene(samples / "coast_s2.tif").grid.footprint.bounds
+    for feature in collection["features"]:
+        for ring in feature["geometry"]["coordinates"]:
+            lon, lat = np.array(ring).T
+            assert west - 1e-6 <= lon.min() <= lon.max() <= east + 1e-6
+            assert south - 1e-6 <= lat.min() <= lat.max() <= north + 1e-6
+
+
+def test_an_off_topic_question_is_declined_with_a_reason(assistant, samples):
+    answer = assistant.ask(samples / "coast_s2.tif", "Write me a poem")
+    assert answer.abstained
+    assert not answer.regions
+    assert "cannot" in answer.text
+
+
+def test_without_image_or_archive_there_is_nothing_to_answer_from(assistant):
+    answer = assistant.ask(None, "find farmland")
+    assert answer.abstained
+    assert "archive" in answer.text
+
+
+def test_a_search_answers_with_numbered_hits(assistant, tmp_path):
+    for seed in range(3):
+        write_raster(tmp_path / f"{seed}.tif", seed=seed)
+    archive = Archive.create(tmp_path / "archive", assistant.encoder, chip=32, stride=32)
+    archive.add(sorted(tmp_path.glob("*.tif")), progress=False)
+    assistant.retriever = archive
+    answer = assistant.ask(None, "find farmland")
+    assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
+    assert answer.hits
+    assert "[1]" in answer.text
+
+
+def test_unsure_facts_are_not_stated(samples):
+    class Flat(MappedTiny):
+        def similarity_map(self, scene, texts):
+            return np.zeros((len(texts), 4, 4), np.float32)
+
+        def encode_scenes(self, scenes):
+            return np.zeros((len(scenes), self.dim), np.float32)
+
+    answer = Assistant(Flat(), KeywordPlanner()).caption(samples / "coast_s2.tif")
+    assert answer.abstained
+    assert "too unsure" in answer.text
+
+
+def test_comparing_says_what_was_gained(assistant, samples):
+    pair = [samples / f"river_farmland_{when}_flood_s2.tif" for when in ("before", "after")]
+    answer = assistant.compare(*pair)
+    assert answer.plan.task == "change"
+    assert any(fact.name == "area of water gained" for fact in answer.facts)
+    assert assistant.compare(*pair, "write a poem").abstained
+
+
+def test_geographic_export_without_coordinates_is_refused(assistant, tmp_path):
+    path = write_raster(tmp_path / "plain.tif", crs=None, shape=(64, 64))
+    answer = assistant.ask(path, "Is there any vegetation?")
+    assert answer.facts
+    if answer.regions:
+        with pytest.raises(GeoreferenceError, match="no coordinate system"):
+            answer.to_geojson()
+
+
+def test_a_scene_larger_than_the_cap_is_averaged_down(assistant, tmp_path, monkeypatch):
+    path = write_raster(tmp_path / "large.tif", shape=(128, 256))
+    monkeypatch.setattr("rsvlm.assistant.MAX_PIXELS", 128 * 256 // 4)
+    small = assistant.read(path)
+    assert small.shape == (64, 128)
+    assert small.grid.pixel_size_m == pytest.approx(20, rel=1e-2)
+    assert MAX_PIXELS > 10_000_000
+
+
+@pytest.mark.parametrize("phrase", ["", "   ", "x" * 121])
+def test_a_phrase_of_no_or_too_many_characters_is_refused(assistant, samples, phrase):
+    with pytest.raises(QueryError, match="1 to 120 characters"):
+        assistant.ground(samples / "coast_s2.tif", phrase)
+
+
+def test_a_file_that_is_no_image_is_refused(assistant, tmp_path):
+    (tmp_path / "a.tif").write_text("<html>")
+    with pytest.raises(ImageryError):
+        assistant.ask(tmp_path / "a.tif", "How much of it is water?")
