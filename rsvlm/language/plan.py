@@ -20,9 +20,10 @@ TASKS = {
     "metadata": "read date, sensor, place or pixel size from the file",
     "abstain": "the question cannot be answered from imagery",
 }
-RELATIONS = ("", "more", "less", "equal", "top", "bottom", "left", "right", "next to", "new", "lost")
+RELATIONS = ("", "more", "less", "equal", "top", "bottom", "left", "right", "next to", "new", "lost", "and", "or")
 UNITS = ("", "percent", "ha", "km2", "m2", "count")
 NEEDS_TARGET = frozenset({"presence", "count", "area", "comparison", "locate", "search", "metadata"})
+METADATA = ("date", "sensor", "place", "resolution", "bands", "size")  # targets of a metadata plan
 MAX_PHRASE = 120
 
 
