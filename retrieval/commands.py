@@ -29,7 +29,7 @@ def add(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)],
     sensor: Annotated[str | None, typer.Option(help="Sensor name or .toml file, where images do not say.")] = None,
     chip: Annotated[int, typer.Option(help="Side of a chip in pixels, for a new archive.")] = 256,
-    stride: Annotated[int, typer.Option(help="Step from chip to chip in pixels, for a new archive.")] = 256,
+    stride: Annotated[int | None, typer.Option(help="Step from chip to chip; the side of a chip by default.")] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -41,7 +41,9 @@ def add(
     require_imagery(paths)
     loaded = _encoder(encoder, device)
     exists = archive.exists() and any(archive.iterdir())
-    opened = Archive.open(archive, loaded) if exists else Archive.create(archive, loaded, chip=chip, stride=stride)
+    opened = (
+        Archive.open(archive, loaded) if exists else Archive.create(archive, loaded, chip=chip, stride=stride or chip)
+    )
     report = opened.add(paths, sensor=sensor)
     typer.echo(
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, "

@@ -70,7 +70,7 @@ def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
     margin = enlarge(maps[0] - maps[1:].max(axis=0), scene.shape)
     score = (1 / (1 + np.exp(-margin / TEMPERATURE))).astype(np.float32)
     pixels = (score > 0.5) & scene.valid
-    strength = float(score[pixels].mean()) if pixels.any() else float(1 - score[scene.valid].mean())
+    strength = float(np.abs(2 * score[pixels if pixels.any() else scene.valid] - 1).mean())  # 0 where odds are even
     how = f"encoder map: nearer to {phrase!r} than to {len(rivals)} other descriptions"
     return _finding(phrase, pixels, scene, how, LEARNED_CONFIDENCE * strength, score)
 

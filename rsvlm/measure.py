@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import softmax
 
 from rsvlm import spectral
 from rsvlm.answer import Fact
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rsvlm.language.plan import Plan
     from rsvlm.scene import Region, Scene
 
+LEAST_SHARE = 0.2  # a description less likely than this is not told
 AREA_UNITS = {"ha": 1e4, "km2": 1e6, "m2": 1.0}
 
 
@@ -123,7 +125,8 @@ def position_words(region: Region, scene: Scene) -> str:
 
 
 def _describe(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
-    facts = [composition(scene, encoder)]
+    seen = composition(scene, encoder)
+    facts = [seen] if seen.confidence >= LEAST_SHARE else []
     for rule in spectral.measurable(scene):
         pixels = spectral.apply(rule, scene)
         share = 100 * float(pixels.sum() / scene.valid.sum())
@@ -137,21 +140,18 @@ def _describe(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
 
 
 def composition(scene: Scene, encoder: Encoder) -> Fact:
-    """What the scene shows, in words: the descriptions that win on most of the dense map."""
+    """What the scene shows, in words: the descriptions most likely over the whole scene and its parts together."""
     words = vocabulary(scene)
     maps = encoder.similarity_map(scene, words)
     seen = enlarge_mask(scene.valid, maps.shape[1:])
-    winners = np.bincount(maps.argmax(axis=0)[seen], minlength=len(words)) / max(1, seen.sum())
-    whole = np.exp((encoder.encode_scenes([scene]) @ encoder.encode_texts(words).T)[0] / TEMPERATURE)
-    weight = winners + whole / whole.sum()
-    ranked = [int(i) for i in np.argsort(-weight, kind="stable") if weight[i] >= 0.25][:3]
-    text = (
-        words[ranked[0]]
-        if len(ranked) == 1
-        else f"mostly {words[ranked[0]]}, with " + " and ".join(words[i] for i in ranked[1:])
-    )
-    how = f"encoder: best of {len(words)} descriptions over the scene and its parts"
-    return Fact("caption", text, "", how, LEARNED_CONFIDENCE * float(weight[ranked[0]]) / 2)
+    parts = softmax(maps[:, seen] / TEMPERATURE, axis=0).mean(axis=1)
+    whole = softmax((encoder.encode_texts(words) @ encoder.encode_scenes([scene])[0]) / TEMPERATURE)
+    weight = (parts + whole) / 2
+    ranked = [int(i) for i in np.argsort(-weight, kind="stable")[:3]]
+    told = [words[i] for i in ranked if i == ranked[0] or weight[i] >= LEAST_SHARE]
+    text = told[0] if len(told) == 1 else f"mostly {told[0]}, with {' and '.join(told[1:])}"
+    how = f"encoder: likeliest of {len(words)} descriptions over the scene and its parts"
+    return Fact("caption", text, "", how, min(LEARNED_CONFIDENCE, float(weight[ranked[0]])))
 
 
 def context_facts(scene: Scene) -> tuple[Fact, ...]:
