@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from rsvlm.language.phrases import PLACES, Phrase, Reading
+from rsvlm.language.phrases import PLACES, Reading
 from rsvlm.language.plan import METADATA, TASKS
 
 ALONE = frozenset({"top", "bottom", "left", "right", "new", "lost"})  # relations that need no second phrase
@@ -57,18 +57,27 @@ def _fields(task: str, reading: Reading, rules: dict[str, str]) -> str | None:
     phrases, relations, units = reading.phrases(task), reading.relations(task), reading.units(task)
     unit = _field("unit", _either(map(_inner, units))) if units else ""
     if task == "change":
-        target = [f"({_field('target', _either(_inner(phrase.text) for phrase in phrases))})?"] if phrases else []
-        relation = [_field("relation", _either(map(_inner, relations)))] if relations else []
-        return " ".join([*target, *relation, unit])
-    others = _Others(task, phrases, rules)
-    abouts = [about for phrase in phrases if (about := _about(task, phrase, relations, others))]
+        target = f"({_field('target', _either(map(_inner, phrases)))})?" if phrases else ""
+        relation = _field("relation", _either(map(_inner, relations))) if relations else ""
+        return f"{target} {relation} {unit}"
+    abouts = [_about(task, phrase, relations, later) for phrase, later in _with_later(task, phrases, rules)]
+    abouts = [about for about in abouts if about]
     return f"{_either(abouts)} {unit}" if abouts else None
 
 
-def _about(task: str, phrase: Phrase, relations: Sequence[str], others: _Others) -> str:
+def _with_later(task: str, phrases: Sequence[str], rules: dict[str, str]) -> list[tuple[str, str]]:
+    """Each phrase with the name of a rule for any phrase after it, "" for the last; linear in the question."""
+    paired, later = [], ""
+    for i, phrase in reversed(list(enumerate(phrases))):
+        paired.append((phrase, later))
+        rules[f"{task}_from_{i}"] = _inner(phrase) + (f" | {later}" if later else "")
+        later = f"{task}_from_{i}"
+    return paired[::-1]
+
+
+def _about(task: str, phrase: str, relations: Sequence[str], later: str) -> str:
     """A target with, as far as its task allows, a relation and another phrase; "" when it needs one it cannot have."""
-    target = _field("target", _inner(phrase.text))
-    other = others.field(phrase)
+    target, other = _field("target", _inner(phrase)), _field("other", later) if later else ""
     tails = [f"{_field('relation', _inner(relation))} {other}" for relation in relations if other]
     if task == "comparison":
         return f"{target} {_either(tails) if tails else other}" if other else ""
@@ -76,30 +85,3 @@ def _about(task: str, phrase: Phrase, relations: Sequence[str], others: _Others)
     if not tails:
         return target
     return f"{target} {_either(tails)}" + ("" if set(relations) & set(PLACES) else "?")
-
-
-class _Others:
-    """Rules for phrases that do not overlap a given one: chains over word positions, linear in the question."""
-
-    def __init__(self, task: str, phrases: Sequence[Phrase], rules: dict[str, str]) -> None:
-        self._task = task
-        self._firsts = sorted({phrase.first for phrase in phrases}, reverse=True)
-        self._lasts = sorted({phrase.last for phrase in phrases})
-        self._chain("after", self._firsts, [(phrase.first, phrase.text) for phrase in phrases], rules)
-        self._chain("before", self._lasts, [(phrase.last, phrase.text) for phrase in phrases], rules)
-
-    def _chain(self, side: str, order: list[int], texts: list[tuple[int, str]], rules: dict[str, str]) -> None:
-        for before, position in zip([None, *order], order, strict=False):
-            choices = [_inner(text) for at, text in texts if at == position]
-            choices += [] if before is None else [self._name(side, before)]
-            rules[self._name(side, position)] = _either(choices)
-
-    def _name(self, side: str, position: int) -> str:
-        return f"{self._task}_{side}_{position}"
-
-    def field(self, phrase: Phrase) -> str:
-        """The `other` field of a plan about the phrase; "" when nothing is left to compare with."""
-        after = [first for first in self._firsts if first > phrase.last][-1:]
-        before = [last for last in self._lasts if last < phrase.first][-1:]
-        names = [self._name("after", at) for at in after] + [self._name("before", at) for at in before]
-        return _field("other", _either(names)) if names else ""

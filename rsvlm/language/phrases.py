@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 
 from rsvlm.errors import QueryError
 from rsvlm.language.plan import MAX_PHRASE
 
 MAX_QUESTION = 2000
-MAX_WORDS = 8  # in one phrase
 
 
 def _words(text: str) -> frozenset[str]:
@@ -49,36 +47,27 @@ UNIT_PATTERNS = {
 # No phrase starts or ends with one of these, nor with a word that names a relation or a unit.
 OUTSIDE = _words(
     """
-    a about after all am among an any anything archive are around at available be been before being between
-    bounding box but by can chip chips collection compare contain contained containing contains could count
-    counted cover covered covering covers cross crosses date dates describe detect detected did difference
-    differences different do does done draw drawn each every everything exist exists few file find first for found
-    from get give go had happened has have here highlight how i if image images in indicate into is it its just
-    known lie lies like list locate located look looking many mark me metre much my no not now number on other our
-    out outline over parked part people photo photos picture pictures please point position present probably
-    retrieve scene scenes search second see seen segment show showing shown shows similar since so some something
-    spot stand stands take taken tell than that the their them then there these they this those through to total
-    toward two under up us versus very view visible vs was we were what when where which whose why will with
-    within would you your
+    a about after all am among an any anything anywhere archive are around at available be been before being
+    between both bounding box but by can change changed chip chips collection compare contain contained containing
+    contains could count counted cover covered covering covers cross crosses date dates describe detect detected
+    did difference differences different do does done draw drawn each every everything exist exists few file find
+    first for found from get give go had happened has have here highlight how i if image images in indicate into
+    is it its just known lie lies like list locate located look looking many mark me metre much my no not now
+    number occupies occupy occur on other our out outline over parked part people photo photos picture pictures
+    please point position present probably retrieve scene scenes search second see seen segment show showing shown
+    shows similar since so some something spot stand stands take taken tell than that the their them then there
+    these they this those through tile tiles to total toward two under up us versus very view visible vs was we
+    were what when where which whose why will with within would you your
     """
 )
 NO_START = _words(
     """
-    amount area areas extent ground kind kinds land of presence size surface type types
+    amount area areas extent ground kind kinds land of presence quantity size surface type types
     """
 )
 NO_END = frozenset({"of"})
 BLANK = "thing"
 CUES = frozenset(word for words in RELATION_WORDS.values() for word in words.split())
-
-
-@dataclass(frozen=True, slots=True)
-class Phrase:
-    """A run of the question's words, the last in the singular; `first` and `last` are word positions."""
-
-    text: str
-    first: int
-    last: int
 
 
 def clean(question: str) -> str:
@@ -142,13 +131,10 @@ class Reading:
             return ()
         return tuple(unit for unit, pattern in UNIT_PATTERNS.items() if re.search(pattern, self.question, re.I))
 
-    def phrases(self, task: str) -> tuple[Phrase, ...]:
-        """What the task may be about: noun chunks and their beginnings, for a search whole descriptions."""
-        found = []
-        for first, last in self._chunks(whole=task == "search"):
-            ends = [last] if task == "search" else range(first, min(last + 1, first + MAX_WORDS))
-            found += [self._phrase(first, end) for end in ends if self._plain[end] not in NO_END]
-        return tuple(phrase for phrase in found if len(phrase.text) <= MAX_PHRASE)
+    def phrases(self, task: str) -> tuple[str, ...]:
+        """What the task may be about: noun chunks in the question's order, for a search whole descriptions."""
+        found = [self._phrase(first, last) for first, last in self._chunks(whole=task == "search")]
+        return tuple(phrase for phrase in found if len(phrase) <= MAX_PHRASE)
 
     def _chunks(self, *, whole: bool) -> list[tuple[int, int]]:
         """Runs of words between punctuation, for measured tasks also between small words; first and last position."""
@@ -187,8 +173,8 @@ class Reading:
         cue = not whole and word in CUES
         return not word or word in OUTSIDE or cue or position in self._in_unit
 
-    def _phrase(self, first: int, last: int) -> Phrase:
+    def _phrase(self, first: int, last: int) -> str:
         words = [word for _, word, _ in self._words[first : last + 1]]
         if first == 0 and words[0].istitle():
             words[0] = words[0].lower()
-        return Phrase(singular(" ".join(words)), first, last)
+        return singular(" ".join(words))
