@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "retrieval/all-captions: cosine, unique images, every caption a query, ties by position"
 ROUNDS = 1000
+BATCH = 64
 PACKAGES = ("rsvlm", "torch", "transformers", "open_clip_torch", "numpy")
 
 
@@ -57,8 +58,8 @@ def evaluate(encoder: SpectralEncoder, manifest: Path, *, limit: int | None, see
     data = load(manifest, limit)
     images = np.concatenate(
         [
-            encoder.encode_scenes([read_scene(path, sensor=sensor)])
-            for path, sensor in zip(tqdm(data.images, desc="images", unit="chip"), data.sensors, strict=True)
+            encoder.encode_scenes([read_scene(data.images[i], sensor=data.sensors[i]) for i in batch])
+            for batch in tqdm(np.array_split(np.arange(len(data.images)), -(-len(data.images) // BATCH)), desc="images")
         ]
     )
     texts = encoder.encode_texts(data.captions)

@@ -236,12 +236,18 @@ class SpectralEncoder:
         return functional.normalize(features.float(), dim=-1)
 
     def encode_scenes(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
-        """Embed N scenes of any sensor and size: (N, D) float32, unit length."""
-        rows = []
-        for scene in scenes:
-            pixels = torch.from_numpy(scene.pixels).to(self.device)[None]
-            rows.append(self.embed(pixels, torch.from_numpy(scene.valid).to(self.device)[None], scene.bands).cpu())
-        return torch.cat(rows).numpy() if rows else np.zeros((0, self.dim), np.float32)
+        """Embed N scenes of any sensor and size, equal ones in batches: (N, D) float32, unit length."""
+        vectors = np.zeros((len(scenes), self.dim), np.float32)
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for position, scene in enumerate(scenes):
+            alike.setdefault((scene.bands, scene.shape), []).append(position)
+        for (bands, _), positions in alike.items():
+            for start in range(0, len(positions), BATCH):
+                batch = positions[start : start + BATCH]
+                pixels = torch.from_numpy(np.stack([scenes[i].pixels for i in batch])).to(self.device)
+                valid = torch.from_numpy(np.stack([scenes[i].valid for i in batch])).to(self.device)
+                vectors[batch] = self.embed(pixels, valid, bands).cpu().numpy()
+        return vectors
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts: (N, D) float32, unit length; only the first 128 tokens of each count."""
