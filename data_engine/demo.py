@@ -137,7 +137,7 @@ class _Demo:
             except GeoreferenceError:
                 logger.info("%s has no place on Earth, so there is no GeoJSON of it", scene.source)
         write_png(_picture(scene, answer.regions), self.out / f"{name}.png")
-        facts = [f"{fact.name}: {fact.value} {fact.unit}. {fact.how}" for fact in answer.facts]
+        facts = [f"{f'{fact.name}: {fact.value} {fact.unit}'.strip()} ({fact.how})" for fact in answer.facts]
         card = Card(title, answer.text, [f"{name}.png"], facts, files)
         self.cards.append(card)
         return card
