@@ -21,6 +21,7 @@ from rsvlm.findings import (
     regions_of,
     vocabulary,
 )
+from rsvlm.relations import SIDES, combine, narrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +65,16 @@ def share_fact(finding: Finding) -> Fact:
     return Fact(f"share of {finding.phrase}", round(100 * finding.share, 2), "percent", finding.how, finding.confidence)
 
 
-def _area(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
+def look_for(plan: Plan, scene: Scene, encoder: Encoder) -> Finding:
+    """Find a plan's target, narrowed by its relation to the other phrase or to a side of the scene."""
     finding = find(plan.target, scene, encoder)
+    if plan.relation not in (*SIDES, "next to") or (plan.relation == "next to" and not plan.other):
+        return finding
+    return narrow(finding, plan.relation, find(plan.other, scene, encoder) if plan.other else None)
+
+
+def _area(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
+    finding = look_for(plan, scene, encoder)
     regions = regions_of(finding, scene.source)
     if scene.grid.crs is None:
         if plan.unit in AREA_UNITS:
@@ -78,15 +87,27 @@ def _area(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
 
 
 def _presence(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
-    finding = find(plan.target, scene, encoder)
+    if plan.relation in ("and", "or") and plan.other:
+        return _presence_of_two(plan, scene, encoder)
+    finding = look_for(plan, scene, encoder)
     facts = [Fact(plan.target, finding.present, "", finding.how, finding.confidence)]
     if finding.present:
         facts.append(share_fact(finding))
     return Measured(tuple(facts), regions_of(finding, scene.source) if finding.present else ())
 
 
+def _presence_of_two(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
+    pair = [find(phrase, scene, encoder) for phrase in (plan.target, plan.other)]
+    confidence = min(finding.confidence for finding in pair)
+    name = f"{plan.target} {plan.relation} {plan.other}"
+    how = "; ".join(finding.how for finding in pair)
+    verdict = Fact(name, combine(pair[0], pair[1], plan.relation), "", how, confidence)
+    regions = tuple(region for finding in pair if finding.present for region in regions_of(finding, scene.source))
+    return Measured((verdict, *(share_fact(finding) for finding in pair)), regions)
+
+
 def _count(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
-    finding = find(plan.target, scene, encoder)
+    finding = look_for(plan, scene, encoder)
     _, number = ndimage.label(ndimage.binary_opening(finding.mask.pixels, iterations=1), np.ones((3, 3)))
     how = f"{finding.how}; connected parts, so things that touch count as one"
     facts = (Fact(f"count of {plan.target}", int(number), "count", how, 0.6 * finding.confidence),)
@@ -107,7 +128,7 @@ def _comparison(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
 
 
 def _locate(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
-    finding = find(plan.target, scene, encoder)
+    finding = look_for(plan, scene, encoder)
     if not finding.present:
         return Measured((Fact(plan.target, False, "", finding.how, finding.confidence),))
     regions = regions_of(finding, scene.source)

@@ -250,6 +250,38 @@ def test_what_the_file_does_not_state_is_not_answered():
     assert measured.reason == "the file does not state its date"
 
 
+def two_lakes():
+    """The lake scene with a second, smaller lake at the bottom right."""
+    scene = lake_scene()
+    pixels = scene.pixels.copy()
+    pixels[:, 45:55, 65:75] = pixels[:, 15:16, 25:26]
+    return replace(scene, pixels=pixels)
+
+
+@pytest.mark.parametrize(("side", "pixels"), [("top", 600), ("bottom", 100), ("left", 600), ("right", 100)])
+def test_a_side_of_the_scene_narrows_what_is_measured(side, pixels):
+    measured = measure(Plan("area", "water", side, unit="ha"), two_lakes(), Scripted())
+    assert measured.facts[0].value == pytest.approx(pixels / 100, rel=5e-3)
+    assert f"only parts {side} of the middle" in measured.facts[0].how
+    assert len(measured.regions) == 1
+
+
+def test_next_to_keeps_only_parts_near_the_other():
+    ship = {"a ship": np.full((6, 8), -0.3, np.float32)}
+    ship["a ship"][4:6, 6:8] = 0.3
+    near = measure(Plan("count", "water", "next to", "a ship"), two_lakes(), Scripted(ship))
+    assert by_name(near)["count of water"].value == 1
+    assert near.regions[0].box == (65, 45, 75, 55)
+    assert by_name(measure(Plan("count", "water"), two_lakes(), Scripted(ship)))["count of water"].value == 2
+
+
+@pytest.mark.parametrize(("relation", "expected"), [("and", False), ("or", True)])
+def test_two_things_are_joined_by_and_and_or(relation, expected):
+    measured = measure(Plan("presence", "water", relation, "snow"), lake_scene(), Scripted())
+    assert measured.facts[0].value is expected
+    assert measured.facts[0].name == f"water {relation} snow"
+
+
 @pytest.mark.parametrize("task", ["change", "search", "abstain"])
 def test_tasks_that_need_more_than_one_scene_are_declined(task):
     assert measure(Plan(task, "water"), lake_scene(), Scripted()).reason
