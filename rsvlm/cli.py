@@ -223,7 +223,7 @@ def full_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; what a person did wrong becomes one sentence and exit code 2."""
     try:
-        full_app()(arguments)
+        full_app()(arguments, prog_name="rsvlm")
     except RsvlmError as error:
         typer.echo(f"rsvlm: {error}", err=True)
         sys.exit(2)
