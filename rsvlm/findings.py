@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read_text("utf-8"))
 GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
 PLACES: tuple[str, ...] = tuple(_WORDS["places"])
+GROUPS: dict[str, int] = {word: number for number, group in enumerate(_WORDS["groups"]) for word in group}
 FINE_PIXEL_M = 5.0  # below this, places are recognised; above, only ground covers
-SAME_MEANING = 0.72  # a competitor whose text vector is this close to the phrase is no competitor
+SAME_MEANING = 0.55  # a competitor whose text vector is this close to the phrase is no competitor
 TEMPERATURE = 0.02  # cosine difference that multiplies the odds by e
 LEARNED_CONFIDENCE = 0.6  # ceiling for what a dense map alone can claim
 MAX_REGIONS = 100
@@ -70,22 +71,26 @@ def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
     margin = enlarge(maps[0] - maps[1:].max(axis=0), scene.shape)
     score = (1 / (1 + np.exp(-margin / TEMPERATURE))).astype(np.float32)
     pixels = (score > 0.5) & scene.valid
-    strength = float(np.abs(2 * score[pixels if pixels.any() else scene.valid] - 1).mean())  # 0 where odds are even
+    likeliest = float(np.quantile(score[scene.valid], 0.999))
+    strength = float((2 * score[pixels] - 1).mean()) if pixels.any() else max(0.0, 1 - 2 * likeliest)
     how = f"encoder map: nearer to {phrase!r} than to {len(rivals)} other descriptions"
     return _finding(phrase, pixels, scene, how, LEARNED_CONFIDENCE * strength, score)
 
 
 def _rivals(phrase: str, scene: Scene, encoder: Encoder) -> list[str]:
-    words = [word for word in vocabulary(scene) if not _shares_a_word(word, phrase)]
+    meant = _meanings(phrase)
+    words = [word for word in vocabulary(scene) if not _meanings(word) & meant]
     vectors = encoder.encode_texts([phrase, *words])
     close = vectors[1:] @ vectors[0]
     return [word for word, cosine in zip(words, close, strict=True) if cosine < SAME_MEANING]
 
 
-def _shares_a_word(one: str, other: str) -> bool:
-    small = {"a", "an", "and", "the", "of", "on", "with", "over", "full", "area"}
-    stems = [{w.rstrip("s") for w in re.findall(r"[a-z]+", text.lower())} - small for text in (one, other)]
-    return bool(stems[0] & stems[1])
+def _meanings(text: str) -> set[str | int]:
+    """The words of a text without endings, each replaced by its group of near synonyms where it has one."""
+    small = {"a", "an", "and", "the", "of", "on", "with", "over", "full", "area", "land"}
+    words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in small]
+    stems = {word if word in GROUPS else word.removesuffix("s") for word in words}
+    return {GROUPS.get(stem, stem) for stem in stems}
 
 
 def vocabulary(scene: Scene) -> tuple[str, ...]:
