@@ -105,7 +105,8 @@ def repair(archive: ArchivePath) -> None:
         typer.echo(action)
     for lost in report.lost:
         typer.echo(f"add again: {lost}")
-    typer.echo(f"{len(report.actions)} repairs, {len(report.lost)} files to add again", err=True)
+    again = "; files must be added again" if report.lost else ""
+    typer.echo(f"{len(report.actions)} repairs{again}", err=True)
 
 
 def search(

@@ -24,10 +24,13 @@ from rsvlm.errors import ArchiveError
 if TYPE_CHECKING:
     from pathlib import Path
 
+SOME_FILES = "some files (part of the table could not be read; what is still there is left alone)"
+EVERY_FILE = "every file (the table could not be read and is empty now)"
+
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a repair did, and which files lost chips and must be added again."""
+    """What a repair did, and which files lost chips and must be added again; one line stands for unknown ones."""
 
     actions: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
@@ -55,6 +58,7 @@ def mend_table(folder: Path) -> RepairReport:
         lance.LanceDataset.commit(str(folder / TABLE), overwrite, read_version=table.version)
         actions.append(f"left out {len(broken)} unreadable part(s) of the table; add your files again")
         table = ChipTable.open(folder)
+        lost.add(SOME_FILES if sound else EVERY_FILE)
     for (path, digest), reason in _unsound_files(table).items():
         table.remove(f"content_hash = {text_sql(digest)}")
         actions.append(f"forgot {path}: {reason}")

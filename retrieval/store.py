@@ -233,12 +233,14 @@ class ChipTable:
 
     def row(self, chip: str, columns: Iterable[str] = HIT_COLUMNS) -> dict[str, Any] | None:
         """The row of one chip, None where there is none."""
-        rows = self.dataset.to_table(columns=list(columns), filter=f"chip_id = {text_sql(chip)}").to_pylist()
+        with self._reading():
+            rows = self.dataset.to_table(columns=list(columns), filter=f"chip_id = {text_sql(chip)}").to_pylist()
         return rows[0] if rows else None
 
     def summary(self) -> dict[str, Any]:
         """Counts and extremes: chips, files, chips per sensor, first and last date, bytes on disk."""
-        columns = self.dataset.to_table(columns=["sensor", "content_hash", "acquired"])
+        with self._reading():
+            columns = self.dataset.to_table(columns=["sensor", "content_hash", "acquired"])
         days = pc.min_max(columns["acquired"]).as_py()
         size = sum(path.stat().st_size for path in Path(self.dataset.uri).rglob("*") if path.is_file())
         return {
@@ -253,9 +255,18 @@ class ChipTable:
         """Every file with rows here, sorted by path."""
         keys = ["path", "content_hash", "sensor", "file_chips"]
         counts: Counter[tuple[str, str, str, int]] = Counter()
-        for batch in self.dataset.to_batches(columns=keys):
-            counts.update(zip(*(batch[key].to_pylist() for key in keys), strict=True))
+        with self._reading():
+            for batch in self.dataset.to_batches(columns=keys):
+                counts.update(zip(*(batch[key].to_pylist() for key in keys), strict=True))
         return [Stored(*key[:3], chips=count, expected=key[3]) for key, count in sorted(counts.items())]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raises ArchiveError, which names the repair, for what cannot be read."""
+        try:
+            yield
+        except LANCE_ERRORS as error:
+            raise damaged(Path(self.dataset.uri).parent, error) from error
 
 
 def read_config(schema: pa.Schema, folder: Path) -> ArchiveConfig:

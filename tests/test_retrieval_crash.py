@@ -176,6 +176,19 @@ def test_an_unreadable_part_of_the_table_is_told_and_left_out_by_repair(archive,
     assert len(archive) == 72
 
 
+def test_a_table_cut_in_half_is_told_everywhere_and_repair_says_that_all_is_lost(archive, scenes):
+    for path in data_files(archive):
+        truncate(path)
+    cut = reopened(archive)
+    for read in (cut.info, lambda: cut.chip("x"), lambda: cut.add(scenes, sensor=SENSOR, progress=False)):
+        with pytest.raises(ArchiveError, match="rsvlm index repair"):
+            read()
+    report = archive.repair()
+    assert any("left out 3" in action for action in report.actions)
+    assert "every file" in report.lost[0]
+    assert archive.info()["chips"] == 0
+
+
 def test_an_unreadable_newest_version_is_told_and_gone_back_over(archive):
     manifests = sorted((archive.folder / TABLE / "_versions").glob("*.manifest"))
     truncate(manifests[0])
