@@ -25,7 +25,7 @@ def _group() -> None:
 def retrieval(
     data: Annotated[Path, typer.Option(help="Manifest: one JSON object a line with image and captions.")],
     encoder: Annotated[Path | None, typer.Option(help="Folder of a saved encoder; the shipped one by default.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N images.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the random baseline.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -50,8 +50,8 @@ def retrieval(
 @app.command()
 def plan(
     data: Annotated[Path, typer.Option(help="One JSON object a line with question and plan.")],
-    skip: Annotated[int, typer.Option(help="Leave out the first N questions.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Only N questions.")] = None,
+    skip: Annotated[int, typer.Option(help="Leave out the first N questions.", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="Only N questions.", min=1)] = None,
     language: Annotated[str | None, typer.Option(help="Folder or name of a language model.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json.")] = None,

@@ -102,7 +102,7 @@ class Assistant:
 
     def stream_ground(self, image: str | Path | Scene, phrase: str, *, sensor: str | None = None) -> Iterator[Answer]:
         """Yield the grounding as it grows."""
-        phrase = " ".join(phrase.split())
+        phrase = " ".join(phrase.encode("utf-8", "replace").decode().split())
         if not phrase or len(phrase) > MAX_PHRASE:
             raise QueryError(f"a phrase of 1 to {MAX_PHRASE} characters is needed; got {len(phrase)}")
         scene = self.read(image, sensor=sensor)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rsvlm.assistant import Assistant
 
+LINE = frozenset(["path", "caption", "abstained", "facts", "sensor", "acquired", "footprint", "model"])
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +50,7 @@ def caption_files(
         ExportError: `out` holds something else, or another run is writing it.
     """
     files = require_imagery(list(paths))
+    _refuse_inputs(files, out, geojson)
     try:
         with FileLock(f"{out}.lock", timeout=0):
             report = _caption_into(assistant, files, out, sensor)
@@ -60,8 +62,19 @@ def caption_files(
     return report
 
 
+def _refuse_inputs(files: list[Path], *outputs: Path | None) -> None:
+    """Refuse to write over an image that is to be captioned, or where no file can be."""
+    inputs = {path.resolve() for path in files}
+    for path in filter(None, outputs):
+        if path.resolve() in inputs:
+            raise ExportError(f"{path} is an input of this command; choose another file to write to")
+        if path.is_dir() or not path.parent.is_dir():
+            raise ExportError(f"{path} is no file in an existing folder; choose another file to write to")
+
+
 def _caption_into(assistant: Assistant, files: list[Path], out: Path, sensor: str | None) -> CaptionReport:
     done = {str(line["path"]) for line in finished_lines(out)}
+    _drop_half_line(out)
     todo = [path for path in files if str(path) not in done]
     failed: list[tuple[str, str]] = []
     with out.open("a", encoding="utf-8") as file:
@@ -78,15 +91,23 @@ def _caption_into(assistant: Assistant, files: list[Path], out: Path, sensor: st
 
 
 def finished_lines(out: Path) -> list[dict[str, Any]]:
-    """The whole lines of an earlier run; cuts a half last line off the file. Raises ExportError for foreign content."""
+    """The whole lines of an earlier run; raises ExportError for foreign content, which is left as it is."""
     if not out.exists():
         return []
     content = out.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    lines = list(_parse(whole, out))
+    if content and not lines and not content.startswith(b'{"path"'):
+        raise ExportError(f"{out} holds no caption lines; choose another --out file")
+    return lines
+
+
+def _drop_half_line(out: Path) -> None:
+    content = out.read_bytes() if out.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
         logger.warning("%s ended in half a line: it is dropped and its file captioned again", out)
-        os.truncate(out, len(whole))
-    return list(_parse(whole, out))
+        os.truncate(out, whole)
 
 
 def _parse(content: bytes, out: Path) -> Iterator[dict[str, Any]]:
@@ -95,7 +116,7 @@ def _parse(content: bytes, out: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as error:
             raise ExportError(f"{out}:{number} is no caption line ({error}); choose another --out file") from error
-        if not isinstance(row, dict) or "path" not in row or "caption" not in row:
+        if not isinstance(row, dict) or not row.keys() >= LINE:
             raise ExportError(f"{out}:{number} is no caption line; choose another --out file")
         yield row
 

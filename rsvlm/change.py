@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rsvlm.scene import Region, Scene
 
 MAD_HOW = "multivariate alteration detection (Nielsen et al. 1998), Otsu's threshold"
-MAX_PARTS = 20
+LEAST_RULE = 0.45  # rules less sure than this do not speak of change unasked
 CLOUD_MARGIN = 3  # pixels around a cloud that are left out too
 
 
@@ -46,8 +46,9 @@ def compare(plan: Plan, before: Scene, after: Scene, encoder: Encoder) -> Change
     that changed against the scene's own overall shift. Likely clouds of either date are left out.
 
     Raises:
-        SceneError: the scenes do not overlap, or share no band.
+        SceneError: the scenes do not overlap, share no band, come in the wrong order, or only one has a place.
     """
+    _check_order(before, after)
     before, after = share_bands(before, align(after, before) if after.grid != before.grid else after)
     seen, cloud_facts = _seen(before, after)
     if not seen.any():
@@ -62,8 +63,16 @@ def compare(plan: Plan, before: Scene, after: Scene, encoder: Encoder) -> Change
     return Change(Measured((*facts, *cloud_facts, *interval), regions), finding)
 
 
+def _check_order(before: Scene, after: Scene) -> None:
+    if before.acquired is not None and after.acquired is not None and before.acquired > after.acquired:
+        dates = f"{before.acquired.date()} and {after.acquired.date()}"
+        raise SceneError(f"the images are of {dates}, in this order; give the earlier one first")
+
+
 def align(scene: Scene, onto: Scene) -> Scene:
     """Warp a scene onto another's grid (bilinear, validity nearest); raises SceneError without overlap."""
+    if (scene.grid.crs is None) != (onto.grid.crs is None):
+        raise SceneError("one image has coordinates and the other none, so they cannot be laid over each other")
     if scene.grid.crs is None or onto.grid.crs is None:
         if scene.shape != onto.shape:
             raise SceneError(
@@ -110,7 +119,7 @@ def changed_pixels(before: Scene, after: Scene) -> tuple[NDArray[np.bool_], NDAr
     Multivariate alteration detection: canonical variates of the two dates are invariant to any affine change of all
     pixels (light, gain, season as a whole), so what differs is local. Nielsen, Conradsen and Simpson 1998,
     doi:10.1016/S0034-4257(97)00162-4. The summed squares follow chi-square for unchanged pixels; the cut is Otsu's,
-    but never below the 99.9 % quantile. Raises SceneError when there are too few pixels.
+    but never below the 99 % quantile. Raises SceneError when there are too few pixels.
     """
     seen = before.valid & after.valid
     one, two = (scene.pixels[:, seen].astype(np.float64) for scene in (before, after))
@@ -132,7 +141,7 @@ def _mad(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float
     both = np.concatenate([one, two])
     centred = both - both.mean(axis=1, keepdims=True)
     covariance = np.cov(both)
-    covariance += 1e-9 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    covariance += (1e-9 * np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
     first, second = (np.linalg.cholesky(c) for c in (covariance[:bands, :bands], covariance[bands:, bands:]))
     whitened = np.linalg.solve(first, covariance[:bands, bands:]) @ np.linalg.inv(second).T
     left, correlations, right = np.linalg.svd(whitened)
@@ -153,9 +162,11 @@ def _target_change(
     regions: list[Region] = []
     changed = np.zeros(before.shape, bool)
     for kind in kinds:
-        finding = _part(f"{plan.target} {kind}", parts[kind], second if kind == "gained" else first)
+        finding = _part(
+            f"{plan.target} {kind}", parts[kind], second if kind == "gained" else first, int(before.valid.sum())
+        )
         facts += _amount_facts(finding, plan.unit)
-        regions += regions_of(finding, after.source if kind == "gained" else before.source)[:MAX_PARTS]
+        regions += regions_of(finding, after.source if kind == "gained" else before.source)
         changed |= parts[kind]
     verdict = any(part.sum() >= MIN_SHARE * before.valid.sum() for part in (parts[kind] for kind in kinds))
     confidence = min(first.confidence, second.confidence)
@@ -167,10 +178,11 @@ def _any_change(before: Scene, after: Scene) -> tuple[list[Fact], Mask, tuple[Re
     pixels, sureness = changed_pixels(before, after)
     share = float(pixels.sum() / before.valid.sum())
     whole = Finding("changed", Mask("changed", pixels, before.grid), share, MAD_HOW, 0.6, sureness)
-    facts = [Fact("share of changed ground", round(100 * share, 2), "percent", MAD_HOW, 0.6)]
-    regions = list(regions_of(whole, after.source)[:MAX_PARTS])
+    facts: list[Fact] = []
+    regions = list(regions_of(whole, after.source))
     for rule in spectral.measurable(before):
-        if rule.confidence < 0.5 or spectral.rule_for(rule.concept, after) is None:
+        unsure = rule.confidence < LEAST_RULE or rule.quantity == spectral.CLOUD
+        if unsure or spectral.rule_for(rule.concept, after) is None:
             continue
         parts = transitions(spectral.apply(rule, before), spectral.apply(rule, after))
         for kind in ("gained", "lost"):
@@ -180,12 +192,15 @@ def _any_change(before: Scene, after: Scene) -> tuple[list[Fact], Mask, tuple[Re
                 score = parts[kind].astype(np.float32)
                 finding = Finding(mask.label, mask, share, rule.how, rule.confidence, score)
                 facts += _amount_facts(finding, "")
-                regions += regions_of(finding, after.source)[:MAX_PARTS]
-    return facts, whole.mask, tuple(regions)
+                regions += regions_of(finding, after.source)
+    beyond = Fact(
+        "share of ground changed beyond the overall shift", round(100 * whole.share, 2), "percent", MAD_HOW, 0.5
+    )
+    return [*facts, beyond], whole.mask, tuple(regions)
 
 
-def _part(label: str, pixels: NDArray[np.bool_], like: Finding) -> Finding:
-    share = float(pixels.sum()) / max(1, like.mask.pixels.size)
+def _part(label: str, pixels: NDArray[np.bool_], like: Finding, seen: int) -> Finding:
+    share = float(pixels.sum()) / seen
     return replace(like, phrase=label, mask=Mask(label, pixels, like.mask.grid), share=share, score=like.score)
 
 

@@ -133,7 +133,7 @@ def compare(
 def serve(
     archive: Annotated[Path | None, typer.Option(help="Archive to search.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 7860,
     encoder: EncoderOption = None,
     language: LanguageOption = None,
 ) -> None:
@@ -187,10 +187,13 @@ def show(answer: Answer, *, as_json: bool) -> None:
 
 
 def write_regions(answer: Answer, out: Path, *inputs: Path) -> None:
-    """Write an answer's outlines as GeoPackage (.gpkg) or GeoJSON."""
+    """Write an answer's outlines as GeoPackage (.gpkg) or GeoJSON; raises ExportError for another ending."""
+    from rsvlm.errors import ExportError
     from rsvlm.export import write_geojson, write_geopackage
 
     refuse_input(out, *inputs)
+    if out.suffix.lower() not in (".gpkg", ".geojson", ".json"):
+        raise ExportError(f"outlines are written as .geojson or .gpkg; got {out.name}")
     if out.suffix.lower() == ".gpkg":
         write_geopackage(answer.regions, out)
     else:
@@ -226,6 +229,10 @@ def main(arguments: list[str] | None = None) -> None:
         full_app()(arguments, prog_name="rsvlm")
     except RsvlmError as error:
         typer.echo(f"rsvlm: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"rsvlm: {named}{error.strerror or error}; check the path, its rights and the space left", err=True)
         sys.exit(2)
 
 

@@ -27,11 +27,13 @@ _WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read
 GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
 PLACES: tuple[str, ...] = tuple(_WORDS["places"])
 GROUPS: dict[str, int] = {word: number for number, group in enumerate(_WORDS["groups"]) for word in group}
-FINE_PIXEL_M = 5.0  # below this, places are recognised; above, only ground covers
+FINE_PIXEL_M = 6.0  # below this, places are recognised; above, only ground covers
 SAME_MEANING = 0.55  # a competitor whose text vector is this close to the phrase is no competitor
 TEMPERATURE = 0.02  # cosine difference that multiplies the odds by e
 LEARNED_CONFIDENCE = 0.6  # ceiling for what a dense map alone can claim
-MAX_REGIONS = 100
+MISSED_CONFIDENCE = 0.3  # ceiling for "not there" from a dense map
+UNKNOWN_CONFIDENCE = 0.15  # ceiling for what a coarse image's vocabulary does not name: too little to state
+MAX_REGIONS = 2000
 MIN_PIXELS = 4
 MIN_SHARE = 0.002  # less of the scene than this is "not there"
 
@@ -71,10 +73,18 @@ def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
     margin = enlarge(maps[0] - maps[1:].max(axis=0), scene.shape)
     score = (1 / (1 + np.exp(-margin / TEMPERATURE))).astype(np.float32)
     pixels = (score > 0.5) & scene.valid
-    likeliest = float(np.quantile(score[scene.valid], 0.999))
-    strength = float((2 * score[pixels] - 1).mean()) if pixels.any() else max(0.0, 1 - 2 * likeliest)
     how = f"encoder map: nearer to {phrase!r} than to {len(rivals)} other descriptions"
-    return _finding(phrase, pixels, scene, how, LEARNED_CONFIDENCE * strength, score)
+    return _finding(phrase, pixels, scene, how, _learned_confidence(phrase, score, pixels, scene), score)
+
+
+def _learned_confidence(phrase: str, score: NDArray[np.float32], pixels: NDArray[np.bool_], scene: Scene) -> float:
+    """How far a dense map is to be believed: less for a miss, hardly at all for things coarse pixels cannot show."""
+    if vocabulary(scene) is GROUND and not any(_meanings(word) & _meanings(phrase) for word in GROUND):
+        return UNKNOWN_CONFIDENCE
+    if pixels.any():
+        return LEARNED_CONFIDENCE * float((2 * score[pixels] - 1).mean())
+    likeliest = float(np.quantile(score[scene.valid], 0.999))
+    return MISSED_CONFIDENCE * max(0.0, 1 - 2 * likeliest)
 
 
 def _rivals(phrase: str, scene: Scene, encoder: Encoder) -> list[str]:
@@ -116,7 +126,7 @@ def _finding(
 
 
 def regions_of(finding: Finding, scene_id: str) -> tuple[Region, ...]:
-    """Connected parts of a finding as outlines, largest first, at most 100; specks under 4 pixels are left out."""
+    """Connected parts of a finding as outlines, largest first, at most 2,000; specks under 4 pixels are left out."""
     found = []
     pixels = finding.mask.pixels
     for outline, _ in shapes(pixels.astype(np.uint8), mask=pixels, connectivity=8):
@@ -128,6 +138,12 @@ def regions_of(finding: Finding, scene_id: str) -> tuple[Region, ...]:
         Region(finding.phrase, _mean_score(finding, polygon), polygon, scene_id, finding.mask.grid)
         for polygon in found[:MAX_REGIONS]
     )
+
+
+def count_parts(finding: Finding) -> int:
+    """How many connected parts of 4 pixels or more a finding has."""
+    labels, _ = ndimage.label(finding.mask.pixels, np.ones((3, 3)))
+    return int((np.bincount(labels.ravel())[1:] >= MIN_PIXELS).sum())
 
 
 def _mean_score(finding: Finding, polygon: shapely.Polygon) -> float:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 from scipy.special import softmax
 
 from rsvlm import spectral
@@ -16,6 +15,7 @@ from rsvlm.findings import (
     MIN_SHARE,
     TEMPERATURE,
     Finding,
+    count_parts,
     enlarge_mask,
     find,
     regions_of,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rsvlm.language.plan import Plan
     from rsvlm.scene import Region, Scene
 
+LEAST_SIDE = 32  # pixels; a smaller picture is not described in words
 LEAST_SHARE = 0.2  # a description less likely than this is not told
 AREA_UNITS = {"ha": 1e4, "km2": 1e6, "m2": 1.0}
 
@@ -48,7 +49,7 @@ def measure(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
 
     Returns a Measured with a reason, and no facts, where the scene does not allow an answer.
     """
-    if not scene.valid.any():
+    if not scene.valid.any() and plan.task not in ("metadata", "abstain"):
         return Measured(reason="the scene holds no valid pixels")
     return MEASURES[plan.task](plan, scene, encoder)
 
@@ -108,14 +109,15 @@ def _presence_of_two(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
 
 def _count(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
     finding = look_for(plan, scene, encoder)
-    _, number = ndimage.label(ndimage.binary_opening(finding.mask.pixels, iterations=1), np.ones((3, 3)))
     how = f"{finding.how}; connected parts, so things that touch count as one"
-    facts = (Fact(f"count of {plan.target}", int(number), "count", how, 0.6 * finding.confidence),)
+    facts = (Fact(f"count of {plan.target}", count_parts(finding), "count", how, 0.6 * finding.confidence),)
     return Measured(facts, regions_of(finding, scene.source))
 
 
 def _comparison(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
     one, other = find(plan.target, scene, encoder), find(plan.other, scene, encoder)
+    if not one.present and not other.present:
+        return Measured(reason=f"neither {plan.target} nor {plan.other} was found")
     gap = one.share - other.share
     relation = "equal" if abs(gap) < MIN_SHARE else "more" if gap > 0 else "less"
     confidence = min(one.confidence, other.confidence)
@@ -133,7 +135,7 @@ def _locate(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
         return Measured((Fact(plan.target, False, "", finding.how, finding.confidence),))
     regions = regions_of(finding, scene.source)
     where = Fact(f"position of {plan.target}", position_words(regions[0], scene), "", finding.how, finding.confidence)
-    found = Fact(f"regions of {plan.target}", len(regions), "count", finding.how, finding.confidence)
+    found = Fact(f"regions of {plan.target}", count_parts(finding), "count", finding.how, finding.confidence)
     return Measured((found, where, share_fact(finding)), regions)
 
 
@@ -146,17 +148,14 @@ def position_words(region: Region, scene: Scene) -> str:
 
 
 def _describe(plan: Plan, scene: Scene, encoder: Encoder) -> Measured:
-    seen = composition(scene, encoder)
-    facts = [seen] if seen.confidence >= LEAST_SHARE else []
+    facts = []
+    if min(scene.shape) >= LEAST_SIDE and (seen := composition(scene, encoder)).confidence >= LEAST_SHARE:
+        facts.append(seen)
     for rule in spectral.measurable(scene):
         pixels = spectral.apply(rule, scene)
         share = 100 * float(pixels.sum() / scene.valid.sum())
         if share >= 1 and rule.confidence >= 0.5:
             facts.append(Fact(f"share of {rule.concept}", round(share, 1), "percent", rule.how, rule.confidence))
-    hidden = spectral.clouds(scene)
-    if hidden is not None and (share := 100 * float(hidden.sum() / scene.valid.sum())) >= 1:
-        how = "Fmask's basic tests (Zhu and Woodcock 2012)"
-        facts.append(Fact("share of cloud", round(share, 1), "percent", how, 0.6))
     return Measured((*facts, *context_facts(scene)))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OUTLINE = (255, 210, 0)
 NATURAL = ("red", "green", "blue")
+NUMBERED = 20  # outlines that carry their number; more would hide the picture
 STRETCH = (2.0, 98.0)  # percentiles over valid pixels
 
 
@@ -67,7 +68,7 @@ def _stretched(layer: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
 def draw(
     image: NDArray[np.uint8], regions: Sequence[Region], *, colour: tuple[int, int, int] = OUTLINE
 ) -> NDArray[np.uint8]:
-    """The picture with each region outlined and numbered from 1; it may show the scene at any size."""
+    """The picture with each region outlined, the first 20 numbered from 1; it may show the scene at any size."""
     canvas = Image.fromarray(_three(image)).convert("RGB")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=max(11, max(canvas.size) // 32))
     for number, region in enumerate(regions, start=1):
@@ -76,6 +77,8 @@ def draw(
         for part in shapely.get_parts(shown):
             for ring in (part.exterior, *part.interiors):
                 pen.line([(x, y) for x, y in ring.coords], fill=colour, width=max(2, max(canvas.size) // 256))
+        if number > NUMBERED:
+            continue
         x, y = shown.representative_point().coords[0] if not shown.is_empty else (0.0, 0.0)
         pen.text((x, y), str(number), fill=colour, font=font, anchor="mm", stroke_width=2, stroke_fill=(0, 0, 0))
     return np.asarray(canvas)

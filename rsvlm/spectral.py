@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from rsvlm.scene import Scene
 
+CLOUD = "cloud"  # a rule's quantity that is no index: the cloud tests below
+CLOUD_BANDS = ("blue", "green", "red", "swir22")
 BRIGHT = 0.18  # mean visible reflectance above which a pixel can be cloud
 SNOW_NDSI = 0.4  # above this it is snow; Fmask itself lets clouds reach 0.8 and sorts them out later
 DAZZLING = 0.5  # above this, and bright in the short-wave infrared too, only cloud remains (sensors saturate there)
@@ -133,6 +135,8 @@ def quantity(name: str, scene: Scene) -> NDArray[np.float32]:
     """
     import spyndex
 
+    if name == CLOUD and (hidden := clouds(scene)) is not None:
+        return hidden.astype(np.float32)
     if name not in spyndex.indices:
         return scene.band(name)
     wanted = spyndex.indices[name].bands
@@ -156,10 +160,9 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     where a thermal band is there, and for bright pixels only: under a low sun the haze test alone calls whole
     landscapes cloud. It over-detects on bright roofs and sand and misses thin cirrus.
     """
-    names = ("blue", "green", "red", "swir22")
-    if not scene.has(*names) or scene.sensor.units != "reflectance":
+    if not scene.has(*CLOUD_BANDS) or scene.sensor.units != "reflectance":
         return None
-    blue, green, red, swir = (scene.band(name) for name in names)
+    blue, green, red, swir = (scene.band(name) for name in CLOUD_BANDS)
     visible = np.stack([blue, green, red])
     mean = np.maximum(visible.mean(0), 1e-3)
     whiteness = np.abs(visible - mean).sum(0) / mean
@@ -199,4 +202,7 @@ def _allows(rule: Rule, scene: Scene) -> bool:
         return False
     if scene.sensor.kind == "sar":
         return rule.quantity in scene.band_names
-    return _has_index(rule.quantity, scene)
+    if rule.quantity == CLOUD:
+        return scene.has(*CLOUD_BANDS)
+    there = rule.where_band is None or scene.has(rule.where_band) or (rule.where_band == "nir" and scene.has("nir08"))
+    return there and _has_index(rule.quantity, scene)

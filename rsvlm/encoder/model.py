@@ -308,15 +308,14 @@ class SpectralEncoder:
         os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path | None = None, *, device: str | torch.device = "cpu"
-    ) -> SpectralEncoder:
+    def from_pretrained(cls, folder: str | Path | None = None, *, device: str = "cpu") -> SpectralEncoder:
         """Load from a folder, or the default that is shipped with the package.
 
         Raises:
             ModelNotFoundError: the folder or one of its files is missing.
             WeightsError: the weights are damaged, foreign, or not the shipped bytes.
         """
+        checked = device_of(device)
         folder = Path(str(resources.files("rsvlm"))) / "weights" / SHIPPED if folder is None else Path(folder)
         for name in (CONFIG, PREPROCESSOR, WEIGHTS):
             if not (folder / name).is_file():
@@ -329,7 +328,16 @@ class SpectralEncoder:
             raise WeightsError(f"the config files in {folder} are damaged: {error}") from error
         model = SpectralCLIP(config, preprocessing.image_size)
         _load_state(model, folder / WEIGHTS)
-        return cls(model, preprocessing, device)
+        return cls(model, preprocessing, checked)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; raises ConfigError where this machine has none."""
+    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"a device is cpu, cuda or mps; got {name!r}")
+    if (name.startswith("cuda") and not torch.cuda.is_available()) or (name == "mps" and not torch.mps.is_available()):
+        raise ConfigError(f"no {name} device was found on this machine; use --device cpu")
+    return torch.device(name)
 
 
 def _starts(length: int, side: int, cell: int) -> list[int]:
