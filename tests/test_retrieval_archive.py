@@ -10,13 +10,17 @@ from fakes import DIM, TinyEncoder, write_raster
 from filelock import FileLock
 
 from retrieval import Archive
+from retrieval.commands import _opened_or_made
 from retrieval.intake import Intake, plan_intake
 from retrieval.store import Stored, lonlat_bounds
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.raster import read_scene
-from rsvlm.scene import Window
+from rsvlm.scene import Grid, Scene, Window
+from rsvlm.sensors import SENSORS
 
 SENSOR = "sentinel-2-l2a"
+BLUE = (SENSORS[SENSOR].band("B02"),)
+NO_GROUND = Scene(np.zeros((1, 4, 4), np.float32), np.zeros((4, 4), bool), BLUE, SENSORS[SENSOR], Grid(4, 4))
 
 
 def add(archive, *paths, **options):
@@ -160,11 +164,16 @@ def test_a_k_that_is_none_is_refused(full, k):
     [
         *(np.zeros(DIM), np.full(DIM, np.nan), np.full(DIM, np.inf), np.ones(DIM + 1), np.ones((1, DIM))),
         *("", " ", "x" * 10_001, None, 3),
+        NO_GROUND,
     ],
 )
 def test_a_query_that_points_nowhere_is_refused(full, query):
     with pytest.raises(QueryError):
         full.search(query)
+
+
+def test_a_text_with_half_a_character_is_searched_for_all_the_same(full):
+    assert full.search("dark \ud83d water", 3) == full.search("dark ? water", 3)
 
 
 def test_an_empty_archive_finds_nothing(archive):
@@ -309,7 +318,19 @@ def test_a_folder_that_is_no_archive_is_refused(tmp_path, folder):
         Archive.create(folder, TinyEncoder())
     with pytest.raises(ArchiveError, match="stride"):
         Archive.create(tmp_path / "new", TinyEncoder(), chip=16, stride=17)
+    with pytest.raises(ArchiveError, match="chip <= 4096"):
+        Archive.create(tmp_path / "new", TinyEncoder(), chip=100_000, stride=100_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scenes"]
+
+
+def test_the_command_refuses_other_chips_than_the_archive_has(archive, tmp_path):
+    for chip, stride in ((16, 16), (None, None), (16, None)):
+        assert _opened_or_made(archive.folder, TinyEncoder(), chip, stride).config == archive.config
+    for chip, stride, option in ((32, None, "--chip 16"), (None, 8, "--stride 16")):
+        with pytest.raises(ArchiveError, match=f"{option}, which cannot change"):
+            _opened_or_made(archive.folder, TinyEncoder(), chip, stride)
+    made = _opened_or_made(tmp_path / "new", TinyEncoder(), None, None).config
+    assert (made.chip, made.stride) == (256, 256)
 
 
 def test_an_archive_is_not_made_twice(archive):

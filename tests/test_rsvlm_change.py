@@ -160,3 +160,29 @@ def test_the_real_naip_pair_of_unequal_size_gained_water(data_dir):
     facts = facts_of(change)
     assert facts["area of water gained"].value > 3 * facts["area of water lost"].value
     assert change.mask.grid == pair[0].grid
+
+
+def test_dates_in_the_wrong_order_are_refused(flood):
+    with pytest.raises(SceneError, match="give the earlier one first"):
+        compare(Plan("change"), flood[1], flood[0], None)
+
+
+def test_one_image_without_coordinates_is_not_laid_over_one_with(flood):
+    plain = replace(flood[1], grid=Grid(*flood[1].shape))
+    with pytest.raises(SceneError, match="the other none"):
+        compare(Plan("change"), flood[0], plain, None)
+
+
+def test_constant_bands_have_not_changed(flood):
+    flat = replace(flood[0], pixels=np.full_like(flood[0].pixels, 0.2))
+    assert not compare(Plan("change"), flat, flat, None).mask.pixels.any()
+
+
+def test_percent_is_of_the_pixels_seen(flood):
+    plain = [replace(scene, grid=Grid(*scene.shape)) for scene in flood]
+    valid = flood[0].valid.copy()
+    valid[:, : valid.shape[1] // 2] = False
+    half = replace(plain[0], valid=valid)
+    value = facts_of(compare(Plan("change", "water", "new"), half, plain[1], None))["share of water gained"].value
+    gained = compare(Plan("change", "water", "new"), half, plain[1], None).mask.pixels.sum()
+    assert value == pytest.approx(100 * gained / valid.sum(), rel=0.02)

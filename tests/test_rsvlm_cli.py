@@ -201,3 +201,49 @@ def test_help_names_every_command():
         "eval",
     ):
         assert f" {command} " in done.stdout
+
+
+def test_captions_never_go_over_an_image(run, samples, tmp_path):
+    image = tmp_path / "own.tif"
+    image.write_bytes((samples / "coast_s2.tif").read_bytes())
+    before = image.read_bytes()
+    for arguments in (["--out", image], ["--out", tmp_path / "c.jsonl", "--geojson", image]):
+        code, _, err = run("caption", image, *arguments)
+        assert code == 2
+        assert "is an input" in err
+    other = tmp_path / "other.bin"
+    other.write_bytes(b"\x89PNG half a line")
+    assert run("caption", image, "--out", other)[0] == 2
+    assert other.read_bytes() == b"\x89PNG half a line"
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "retrieval", "--data", "nosuch.jsonl"], "nosuch.jsonl"),
+        (["eval", "retrieval", "--data", "x", "--limit", "0"], "--limit"),
+        (["serve", "--port", "99999999"], "--port"),
+        (["data", "manifests", "rsicd=.", "--out", "x"], "captions.jsonl"),
+    ],
+)
+def test_bad_paths_and_numbers_end_in_one_sentence(run, arguments, message):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_outlines_are_written_in_known_formats_only(run, samples, tmp_path):
+    code, _, err = run("ground", samples / "coast_s2.tif", "water", "--out", tmp_path / "g.shp")
+    assert code == 2
+    assert ".geojson or .gpkg" in err
+    assert not (tmp_path / "g.shp").exists()
+
+
+def test_a_device_that_is_not_there_is_named():
+    from rsvlm.encoder.model import device_of
+    from rsvlm.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="cpu, cuda or mps; got 'tpu'"):
+        device_of("tpu")
+    assert device_of("cpu").type == "cpu"

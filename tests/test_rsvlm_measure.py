@@ -301,3 +301,40 @@ def test_positions_are_named_on_a_three_by_three_grid():
     assert position_words(region, scene) == "centre"
     right = lake_scene((60, 300))
     assert position_words(measure(Plan("locate", "water"), right, Scripted()).regions[0], right) == "middle left"
+
+
+def test_clouds_that_were_asked_for_agree_with_clouds_that_are_told(samples):
+    scene = read_scene(samples / "river_farmland_cloudy_s2.tif")
+    asked = by_name(measure(Plan("area", "clouds", unit="percent"), scene, Scripted()))["share of clouds"]
+    told = by_name(measure(Plan("describe"), scene, Scripted()))["share of cloud"]
+    assert asked.value == pytest.approx(told.value, abs=0.1)
+    assert asked.value > 15
+
+
+def test_a_sensor_without_a_rules_band_is_measured_without_that_rule():
+    scene = lake_scene().select(["B03", "B11"])
+    assert [rule.concept for rule in spectral.measurable(scene)] == []
+
+
+def test_what_coarse_pixels_cannot_show_is_too_unsure_to_state():
+    finding = find("a giraffe", lake_scene(), Scripted())
+    assert finding.confidence < 0.2
+    assert find("forest", lake_scene(), Scripted({"forest": np.full((6, 8), 0.3, np.float32)})).confidence > 0.5
+
+
+def test_a_miss_is_never_surer_than_the_cap():
+    maps = {"water": np.full((6, 8), 0.5, np.float32)}
+    assert 0.2 < find("forest", lake_scene(), Scripted(maps)).confidence <= 0.3
+
+
+def test_two_things_that_are_not_there_are_not_compared():
+    maps = {"bare soil": np.full((6, 8), 0.5, np.float32)}
+    measured = measure(Plan("comparison", "forest", "more", "wetland"), lake_scene(), Scripted(maps))
+    assert measured.reason == "neither forest nor wetland was found"
+
+
+def test_specks_are_not_counted():
+    pixels = two_lakes().pixels.copy()
+    pixels[:, 0, 0] = pixels[:, 15, 25]
+    speckled = replace(two_lakes(), pixels=pixels)
+    assert by_name(measure(Plan("count", "water"), speckled, Scripted()))["count of water"].value == 2
