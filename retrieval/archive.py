@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     AnyPath = str | os.PathLike[str]
 
+MAX_CHIP = 4096  # pixels; a batch of larger ones does not fit into memory
 MAX_K = 10_000
 MAX_QUERY = 10_000  # characters
 LOCK_SECONDS = 2.0
@@ -86,8 +87,8 @@ class Archive:
     @classmethod
     def create(cls, path: AnyPath, encoder: ArchiveEncoder, *, chip: int = 256, stride: int = 256) -> Archive:
         """Make an empty archive in a new or empty folder; raises ArchiveError where there is something already."""
-        if not 1 <= stride <= chip:
-            raise ArchiveError(f"chips need 1 <= stride <= chip pixels; got chip {chip}, stride {stride}")
+        if not 1 <= stride <= chip <= MAX_CHIP:
+            raise ArchiveError(f"chips need 1 <= stride <= chip <= {MAX_CHIP} pixels; got chip {chip}, stride {stride}")
         folder = Path(os.path.abspath(path))
         if (folder / TABLE).exists():
             raise ArchiveError(f"{folder} is an archive already; open it, or give another folder")
@@ -318,8 +319,11 @@ class Archive:
         if isinstance(query, str):
             if not query.strip() or len(query) > MAX_QUERY:
                 raise QueryError(f"a text to search for has 1 to {MAX_QUERY} characters; got {len(query.strip())}")
-            query = self._encoder_for("searching in words").encode_texts([query])[0]
+            text = query.encode("utf-8", "replace").decode()  # lone surrogates are no text
+            query = self._encoder_for("searching in words").encode_texts([text])[0]
         elif isinstance(query, Scene):
+            if not query.valid.any():
+                raise QueryError("the scene to search for has no valid pixel; give one that shows some ground")
             query = self._encoder_for("searching by example").encode_scenes([query])[0]
         elif not isinstance(query, np.ndarray) or query.dtype.kind not in "fiu":
             raise QueryError(f"a search takes a text, a scene or a vector of numbers; got {type(query).__name__}")

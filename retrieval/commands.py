@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from retrieval import Archive
+    from retrieval.archive import ArchiveEncoder
     from rsvlm.encoder.model import SpectralEncoder
 
+DEFAULT_CHIP = 256  # pixels
 app = typer.Typer(help="Build and look after an archive of chips.", no_args_is_help=True)
 ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="Folder of the archive.", show_default=False)]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Folder of a saved encoder.")]
@@ -28,22 +31,17 @@ def add(
     archive: ArchivePath,
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)],
     sensor: Annotated[str | None, typer.Option(help="Sensor name or .toml file, where images do not say.")] = None,
-    chip: Annotated[int, typer.Option(help="Side of a chip in pixels, for a new archive.")] = 256,
+    chip: Annotated[int | None, typer.Option(help="Side of a chip in pixels, for a new archive; 256.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step from chip to chip; the side of a chip by default.")] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Add images; what is there already is left alone, what changed is replaced."""
-    from retrieval import Archive
     from rsvlm.cli import list_failures
     from rsvlm.files import require_imagery
 
     require_imagery(paths)
-    loaded = _encoder(encoder, device)
-    exists = archive.exists() and any(archive.iterdir())
-    opened = (
-        Archive.open(archive, loaded) if exists else Archive.create(archive, loaded, chip=chip, stride=stride or chip)
-    )
+    opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride)
     report = opened.add(paths, sensor=sensor)
     typer.echo(
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, "
@@ -143,6 +141,24 @@ def search(
             window = hit.window
             place = f"row {window.row}, column {window.col}"
             typer.echo(f"[{hit.rank}] {hit.score:.3f}  {hit.sensor}  {hit.acquired or 'no date'}  {hit.path} ({place})")
+
+
+def _opened_or_made(path: Path, encoder: ArchiveEncoder, chip: int | None, stride: int | None) -> Archive:
+    """The archive there, or a new one; raises ArchiveError where one is there with other chips than these."""
+    from retrieval import Archive
+    from rsvlm.errors import ArchiveError
+
+    if not (path.exists() and any(path.iterdir())):
+        side = DEFAULT_CHIP if chip is None else chip
+        return Archive.create(path, encoder, chip=side, stride=side if stride is None else stride)
+    archive = Archive.open(path, encoder)
+    for name, wanted, own in (("chip", chip, archive.config.chip), ("stride", stride, archive.config.stride)):
+        if wanted not in (None, own):
+            raise ArchiveError(
+                f"{path} has --{name} {own}, which cannot change; got {wanted}; leave the option out, or make a new "
+                f"archive in another folder"
+            )
+    return archive
 
 
 def _encoder(folder: str | None, device: str) -> SpectralEncoder:
