@@ -229,6 +229,7 @@ def write_scene(path: Path, scene: Scene, description: str) -> None:
     stored[:, ~scene.valid] = NODATA.get(dtype, 0)
     tags = {"TIFFTAG_IMAGEDESCRIPTION": description, "TIFFTAG_SOFTWARE": "rsvlm"}
     if scene.acquired is not None:
+        tags["ACQUISITION_DATETIME"] = scene.acquired.isoformat()
         tags["TIFFTAG_DATETIME"] = scene.acquired.strftime("%Y:%m:%d %H:%M:%S")
     write_geotiff(path, stored, scene.grid, names=scene.band_names, tags=tags)
 

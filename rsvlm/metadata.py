@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,13 @@ DATE_TAGS = (
     "DATATAKE_1_DATATAKE_SENSING_START",
     "PRODUCT_START_TIME",
     "SENSING_TIME",
-    "TIFFTAG_DATETIME",
 )
+WRITTEN_TAG = "TIFFTAG_DATETIME"  # when software wrote the file, which is the acquisition only at best
+FIRST_YEAR = 1972  # Landsat 1; an earlier year in a name is some other number
 CLOUD_TAGS = ("CLOUD_COVER", "CLOUD_COVERAGE_ASSESSMENT", "CLOUDY_PIXEL_PERCENTAGE")
 BASELINE_TAGS = ("PROCESSING_BASELINE", "s2:processing_baseline")
 DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?:T(\d{6}))?(?!\d)")
-DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?([0-3]\d\d)(?!\d)")
+DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([0-3]\d\d)(?!\d)")
 PRODUCT = re.compile(r"S2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d\d)(\d\d)")
 EARTH_RADIUS_M = (6.3e6, 6.4e6)
 
@@ -81,12 +82,12 @@ def _item_transform(item: Item) -> Affine | None:
 
 
 def acquired_of(tags: Mapping[str, str], item: Item, name: str) -> datetime | None:
-    """When the image was taken (UTC): its tags, its STAC item, else a date in its name; None if none says."""
+    """When the image was taken (UTC): its tags, its STAC item, a date in its name, else when it was written."""
     stated = [tags[key] for key in DATE_TAGS if key in tags]
     for text in (*stated, item.text("datetime"), item.text("start_datetime")):
         if (found := _moment(text)) is not None:
             return found
-    return _moment_in_name(name)
+    return _moment_in_name(name) or _moment(tags.get(WRITTEN_TAG, ""))
 
 
 def _moment(text: str) -> datetime | None:
@@ -100,15 +101,15 @@ def _moment(text: str) -> datetime | None:
 
 
 def _moment_in_name(name: str) -> datetime | None:
-    for match in DAY.finditer(name):
-        year, _, month, day, clock = match.groups()
+    """The first date in a name that a satellite can have seen; other numbers, such as of rows and columns, are none."""
+    dated = [("".join(m.group(1, 3, 4)) + (m[5] or "000000"), "%Y%m%d%H%M%S") for m in DAY.finditer(name)]
+    for digits, layout in [*dated, *(("".join(m.groups()), "%Y%j") for m in DAY_OF_YEAR.finditer(name))]:
         try:
-            return datetime.strptime(year + month + day + (clock or "000000"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+            found = datetime.strptime(digits, layout).replace(tzinfo=UTC)
         except ValueError:
             continue
-    for match in DAY_OF_YEAR.finditer(name):
-        if 1 <= int(match[2]) <= 366:
-            return datetime(int(match[1]), 1, 1, tzinfo=UTC) + timedelta(days=int(match[2]) - 1)
+        if found.year == int(digits[:4]) >= FIRST_YEAR and found <= datetime.now(UTC):
+            return found
     return None
 
 
