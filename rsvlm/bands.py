@@ -112,7 +112,8 @@ def _as_sensor(header: Header, sensor: Sensor, item_names: Sequence[str]) -> Res
     if len(layers) != len(sensor.bands):
         raise BandError(
             f"{sensor.name} has {len(sensor.bands)} bands ({', '.join(b.name for b in sensor.bands)}) "
-            f"but {header.name} holds {len(layers)} without known names; name them (--bands) or give another sensor"
+            f"but {header.name} holds {len(layers)} without known names; name them (bands=, in Python) or "
+            "give another sensor (--sensor)"
         )
     return Resolved(sensor, layers, sensor.bands)
 
@@ -153,7 +154,9 @@ def _refuse_duplicates(header: Header, bands: Sequence[Band]) -> None:
     names = [band.name for band in bands]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BandError(f"{header.name} has more than one layer named {', '.join(twice)}; name each layer (--bands)")
+        raise BandError(
+            f"{header.name} has more than one layer named {', '.join(twice)}; name each layer (bands=, in Python)"
+        )
 
 
 def _could_be(sensor: Sensor, header: Header) -> bool:

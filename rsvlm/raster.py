@@ -392,5 +392,5 @@ def _single_name(file: _File) -> str:
     described = file.header.descriptions[0] if len(file.header.descriptions) == 1 else ""
     name = name_at_end(file.path.stem) or described or "".join(file.item.band_names[:1])
     if not name:
-        raise BandError(f"the name of {file.name} does not say which band it holds; name the bands (--bands)")
+        raise BandError(f"the name of {file.name} does not say which band it holds; name the bands (bands=, in Python)")
     return name
