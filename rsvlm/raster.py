@@ -219,11 +219,11 @@ def open_raster(
     """
     wanted = None if sensor is None else find_sensor(sensor)
     file = _open(path, door)
-    try:
-        return _raster(file, resolve(file.header, sensor=wanted, names=bands, item_names=file.item.band_names))
-    except BaseException:
-        file.stack.close()
-        raise
+    with ExitStack() as guard:  # closes the file unless all goes well
+        guard.callback(file.stack.close)
+        raster = _raster(file, resolve(file.header, sensor=wanted, names=bands, item_names=file.item.band_names))
+        guard.pop_all()
+    return raster
 
 
 def read_scene(
@@ -306,21 +306,17 @@ def _gdal(name: str, door: Door) -> Iterator[None]:
 
 
 def _open(path: str | os.PathLike[str], door: Door) -> _File:
-    name, stack = in_short(Path(path).name), ExitStack()
+    name = in_short(Path(path).name)
     real, driver = (Path(path), None) if door.trust else door.admit(path)
-    try:
-        with _gdal(name, door):
-            source = str(path) if door.trust else real
-            dataset = stack.enter_context(rasterio.open(source, driver=driver))
-            check_header(dataset, name, door)
-            dataset = upright(dataset, stack)
-            item = item_beside(real)
-            grid = grid_of(dataset, item, name)
-            header = header_of(dataset, real, item, grid)
-        return _File(dataset, name, real, door, item, grid, header, stack)
-    except BaseException:
-        stack.close()
-        raise
+    with ExitStack() as stack, _gdal(name, door):
+        source = str(path) if door.trust else real
+        dataset = stack.enter_context(rasterio.open(source, driver=driver))
+        check_header(dataset, name, door)
+        dataset = upright(dataset, stack)
+        item = item_beside(real)
+        grid = grid_of(dataset, item, name)
+        header = header_of(dataset, real, item, grid)
+        return _File(dataset, name, real, door, item, grid, header, stack.pop_all())
 
 
 def _raster(file: _File, resolved: Resolved) -> Raster:
