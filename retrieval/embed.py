@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from rsvlm.errors import RsvlmError, SceneError
 from rsvlm.raster import open_raster, tiles
+from rsvlm.scene import Grid, Scene
+from rsvlm.spectral import clouds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rsvlm.raster import Raster
-    from rsvlm.scene import Grid, Window
+    from rsvlm.scene import Window
     from rsvlm.sensors import Band, Sensor
 
 MIN_VALID = 0.1  # a chip with less valid ground than this says more about its mask than about the place
+CLOUD_PIXELS = 64  # of a chip's side that are looked at for clouds; the others are skipped
 POLL_SECONDS = 0.1
 
 
@@ -68,7 +71,7 @@ class Source:
     grid: Grid
     acquired: datetime | None
     content_hash: str
-    cloud_cover: float | None  # fraction
+    cloud_cover: float | None  # fraction, as the producer states it
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class EmbeddedChips:
     windows: tuple[Window, ...]
     vectors: NDArray[np.float32]  # (N, D), unit length
     valid: NDArray[np.float64]  # (N,), fraction of valid pixels
+    cloud: tuple[float | None, ...]  # (N,), fraction of valid pixels measured as cloud; None where none was
     skipped: int = 0
     failure: str | None = None
 
@@ -102,6 +106,7 @@ class _RawChip:
     raw: NDArray[Any]  # (C, h, w), as stored
     valid: NDArray[np.bool_]  # (h, w)
     kind: _Kind
+    cloud: float | None  # fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +212,24 @@ def _messages(number: int, job: Job, chip: int, stride: int) -> Iterator[_Messag
             for count, window in enumerate(tiles(raster.grid, chip, stride), start=1):
                 raw, valid = raster.read_raw(window)
                 kind = _Kind(raster.bands, raster.linear_backscatter, str(raw.dtype), raw.shape)
-                yield _RawChip(number, count - 1, window, raw, valid, kind)
+                cloud = cloud_fraction(raster, raw, valid) if raster.cloud_cover is None else None
+                yield _RawChip(number, count - 1, window, raw, valid, kind, cloud)
     except (RsvlmError, OSError) as error:
         yield _Ended(number, count, str(error) or type(error).__name__)
     else:
         yield _Ended(number, count)
+
+
+def cloud_fraction(raster: Raster, raw: NDArray[Any], valid: NDArray[np.bool_]) -> float | None:
+    """Share of the valid pixels of a raw chip (C, H, W) that are likely cloud; None where its bands do not tell."""
+    if raster.sensor.units != "reflectance":
+        return None
+    step = max(1, min(valid.shape) // CLOUD_PIXELS)
+    seen = valid[::step, ::step]
+    scale, offset = np.array([(band.scale, band.offset) for band in raster.bands], np.float32).T[:, :, None, None]
+    pixels = np.where(seen, raw[:, ::step, ::step].astype(np.float32) * scale + offset, np.float32(0))
+    found = clouds(Scene(pixels, seen, raster.bands, raster.sensor, Grid(*seen.shape)))
+    return None if found is None or not seen.any() else float(found.sum() / seen.sum())
 
 
 def _source(raster: Raster) -> Source:
@@ -230,7 +248,7 @@ class _Progress:
     """What is known of one job so far."""
 
     source: Source | None = None
-    chips: dict[int, tuple[Window, NDArray[np.float32], float]] = field(default_factory=dict)
+    chips: dict[int, tuple[Window, NDArray[np.float32], float, float | None]] = field(default_factory=dict)
     ended: _Ended | None = None
 
     @property
@@ -241,15 +259,16 @@ class _Progress:
         rows = [self.chips[place] for place in sorted(self.chips)]
         used = [row for row in rows if row[2] >= MIN_VALID]
         failure = self.ended.failure if self.ended else None
-        if failure is None and not all(np.isfinite(vector).all() and vector.any() for _, vector, _ in used):
+        if failure is None and not all(np.isfinite(vector).all() and vector.any() for _, vector, *_ in used):
             failure = "the encoder made a vector that is zero or not finite from it"
         used = [] if failure else used
         return EmbeddedChips(
             job=job,
             source=self.source,
-            windows=tuple(window for window, _, _ in used),
-            vectors=np.stack([vector for _, vector, _ in used]) if used else np.zeros((0, dim), np.float32),
-            valid=np.array([fraction for _, _, fraction in used]),
+            windows=tuple(window for window, *_ in used),
+            vectors=np.stack([vector for _, vector, *_ in used]) if used else np.zeros((0, dim), np.float32),
+            valid=np.array([fraction for _, _, fraction, _ in used]),
+            cloud=tuple(cloud for *_, cloud in used),
             skipped=len(rows) - len(used),
             failure=failure,
         )
@@ -289,7 +308,7 @@ class _Assembly:
         vectors, fractions = encode_raw(self._encoder, raw, valid, kind.bands, linear=kind.linear)
         for chip, vector, fraction in zip(chips, vectors, fractions, strict=True):
             if chip.number in self._jobs:  # a raster that failed further on is gone already
-                self._jobs[chip.number].chips[chip.place] = (chip.window, vector, float(fraction))
+                self._jobs[chip.number].chips[chip.place] = (chip.window, vector, float(fraction), chip.cloud)
 
     def pop(self, number: int, job: Job) -> EmbeddedChips | None:
         """The finished result of a job, None while it is not finished."""

@@ -109,7 +109,6 @@ def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
         "acquired": moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC),
         "sensor": source.sensor,
         "bands": [band.name for band in source.bands],
-        "cloud": source.cloud_cover,
         "path": str(result.job.path),
         "content_hash": source.content_hash,
         "file_chips": len(result.windows),
@@ -117,8 +116,14 @@ def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
         "added": datetime.now(UTC),
     }
     rows = [
-        {**shared, **_place(source, window), "chip_id": chip_id(source, window), "valid": valid}
-        for window, valid in zip(result.windows, result.valid.tolist(), strict=True)
+        {
+            **shared,
+            **_place(source, window),
+            "chip_id": chip_id(source, window),
+            "valid": valid,
+            "cloud": cloud if source.cloud_cover is None else source.cloud_cover,
+        }
+        for window, valid, cloud in zip(result.windows, result.valid.tolist(), result.cloud, strict=True)
     ]
     flat = pa.array(np.ascontiguousarray(result.vectors, np.float16).reshape(-1))
     vectors = pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size)

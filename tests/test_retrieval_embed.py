@@ -8,6 +8,7 @@ import torch
 from fakes import DIM, TinyEncoder, write_raster
 
 from retrieval.embed import Job, embed_rasters, encode_raw, physical
+from retrieval.store import ArchiveConfig, rows_of, schema_for
 from rsvlm.errors import SceneError
 from rsvlm.raster import open_raster, tiles
 
@@ -87,6 +88,30 @@ def test_masked_ground_is_skipped_and_counted(tmp_path):
     assert result.skipped == 1
     assert [w.col for w in result.windows] == [16]
     assert result.valid.tolist() == [0.5]
+
+
+def cloudy_raster(path, **tags):
+    """Two chips of dark ground, the second half under a white cloud, with the bands that tell."""
+    import rasterio
+
+    write_raster(path, shape=(16, 32), bands=("B02", "B03", "B04", "B08", "B12"), **tags)
+    pixels = np.full((5, 16, 32), 500, np.uint16)
+    pixels[:, :8, 16:] = 8000
+    pixels[:, 8:12, 16:] = 0  # invalid
+    with rasterio.open(path, "r+") as file:
+        file.write(pixels)
+    return path
+
+
+def test_clouds_are_measured_where_the_producer_states_none_and_the_bands_tell(tmp_path):
+    measured, stated = cloudy_raster(tmp_path / "a.tif"), cloudy_raster(tmp_path / "b.tif", CLOUD_COVER="40")
+    found = results([measured, stated, write_raster(tmp_path / "c.tif", shape=(16, 16))])
+    assert found[0].cloud == (0, pytest.approx(8 / 12))
+    assert (found[1].cloud, found[1].source.cloud_cover) == ((None, None), 0.4)
+    assert found[2].cloud == (None,)  # no short-wave infrared
+    schema = schema_for(ArchiveConfig("tiny", "0", DIM, 16, 16))
+    assert rows_of(found[0], schema)["cloud"].to_pylist() == [0, pytest.approx(8 / 12)]
+    assert rows_of(found[1], schema)["cloud"].to_pylist() == [0.4, 0.4]
 
 
 def test_scaling_and_decibels_on_the_device_agree_with_the_scene(tmp_path):
