@@ -108,7 +108,7 @@ def test_whatever_is_asked_an_untrained_model_writes_a_valid_plan_of_the_questio
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_the_question_allows_can_be_written(tiny, task):
-    question = "Are there more new ships than boats to the left of the pier in hectares?"
+    question = "Are there more new ships than boats to the left of the pier in hectares, and when?"
     decoder = GrammarDecoder(tiny_llama(1), tiny_tokenizer())
     text = decoder.write(decoder.prompt("Plan: "), plan_grammar(Reading(question), (task,)))
     plan = Plan.from_json(json.loads(text))
@@ -158,7 +158,55 @@ def test_likelihoods_agree_with_reading_every_token_of_every_choice():
 
 def test_comparison_needs_two_things_and_a_question_without_words_names_none():
     assert "comparison" not in possible_tasks(Reading("Is there more forest?"))
-    assert possible_tasks(Reading("\U0001f6f6?")) == ("describe", "change", "metadata", "abstain")
+    assert possible_tasks(Reading("\U0001f6f6?")) == ("describe", "change", "abstain")
+
+
+UNMEASURED = [
+    *("How deep is the lake?", "How far is it to the harbour?", "How hot is it?", "What is the house worth?"),
+    *("What is the population?", "How many km long is the river?", "Who is the owner?", "Is there no water?"),
+    *("How much of it is not forest?", "Are there fields without trees?"),
+]
+
+
+@pytest.mark.parametrize("question", UNMEASURED)
+def test_what_no_image_tells_is_not_answered(tiny, question):
+    assert tiny.plan(question) == Plan("abstain")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("How many km2 are water?", "How many square km of ice?", "Is there water or not?", "Any hot springs?"),
+        *("Is it snow-free?", "What is the ground sampling distance?"),
+    ],
+)
+def test_what_only_looks_like_it_can_be_measured(question):
+    assert not Reading(question).cannot_be_measured
+
+
+def test_a_search_may_be_for_what_is_not_there():
+    assert possible_tasks(Reading("Find airports without snow")) == ("search", "abstain")
+    assert possible_tasks(Reading("Find images without snow")) == ("abstain",)  # the phrase left would be snow
+
+
+def test_the_file_is_read_only_for_what_the_question_names():
+    for question in ("What is the population?", "How hot is it?", "What is the mean NDVI?"):
+        assert "metadata" not in possible_tasks(Reading(question))
+    assert Reading("When was it taken?").metadata() == ("date",)
+    assert Reading("How many bands are there?").metadata() == ("bands",)
+
+
+@pytest.mark.parametrize(
+    ("question", "phrase"),
+    [("water", "water"), ("Storage tanks", "storage tank"), ("water?", "water"), ("round oil tank.", "round oil tank")],
+)
+def test_a_bare_phrase_asks_whether_it_is_there(tiny, question, phrase):
+    assert tiny.plan(question) == Plan("presence", phrase)
+
+
+@pytest.mark.parametrize("question", ["what?", "resolution?", "hello", "area of water", "water, forest", "more water"])
+def test_what_is_more_or_less_than_a_phrase_is_not_bare(question):
+    assert Reading(question).bare() == ""
 
 
 def test_examples_and_test_questions_share_nothing_and_cover_every_task():

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from rsvlm.language.phrases import PLACES, Reading
-from rsvlm.language.plan import METADATA, TASKS
+from rsvlm.language.plan import TASKS
 
 ALONE = frozenset({"top", "bottom", "left", "right", "new", "lost"})  # relations that need no second phrase
 
@@ -27,7 +27,9 @@ def plan_grammar(reading: Reading, tasks: Sequence[str] = tuple(TASKS)) -> str:
 
 
 def possible_tasks(reading: Reading) -> tuple[str, ...]:
-    """The tasks whose phrases the question can fill."""
+    """The tasks whose phrases the question can fill; only a search may be about what cannot be measured."""
+    if reading.cannot_be_measured:
+        return ("search", "abstain") if reading.searches else ("abstain",)
     return tuple(task for task in TASKS if _fields(task, reading, {}) is not None)
 
 
@@ -53,7 +55,8 @@ def _fields(task: str, reading: Reading, rules: dict[str, str]) -> str | None:
     if task in ("describe", "abstain"):
         return ""
     if task == "metadata":
-        return _field("target", _either(map(_inner, METADATA)))
+        named = reading.metadata()
+        return _field("target", _either(map(_inner, named))) if named else None
     phrases, relations, units = reading.phrases(task), reading.relations(task), reading.units(task)
     unit = _field("unit", _either(map(_inner, units))) if units else ""
     if task == "change":

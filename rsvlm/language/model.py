@@ -70,6 +70,8 @@ class CausalLanguageModel:
         An untuned model does not heed `context`. Raises QueryError for an empty question or one too long.
         """
         reading = Reading(question)
+        if bare := reading.bare():
+            return Plan("presence", bare)
         similarities = self._bank.similarities(reading)
         examples = self._bank.nearest(similarities, SHOTS)
         shots = self._head.read("".join(shown(example.question, example.plan) for example in examples))
@@ -84,6 +86,8 @@ class CausalLanguageModel:
         Calibration after Zhao et al. 2021, "Calibrate Before Use".
         """
         tasks = list(possible_tasks(reading))
+        if len(tasks) == 1:
+            return tasks[0]
         opening = task_opening("")
         said = self._decoder.likelihoods(prompt.read(opening), tasks)
         bias = self._decoder.likelihoods(shots.read(asked(NEUTRAL) + opening), tasks)

@@ -41,9 +41,28 @@ RELATIONS_OF = {
 UNIT_PATTERNS = {
     "percent": r"%|\b(percent|percentage|per cent|share|fraction|proportion)\b",
     "ha": r"\b(ha|hectares?)\b",
-    "km2": r"\b(km2|km²|km\^2|sq\.? ?km|square kilomet(er|re)s?)(?!\w)",
+    "km2": r"\b(km2|km²|km\^2|sq\.? ?km|square km|square kilomet(er|re)s?)(?!\w)",
     "m2": r"\b(m2|m²|m\^2|sqm|square met(er|re)s?)(?!\w)",
 }
+METADATA_CUES = {
+    "date": "when date year month day season time hour taken acquired captured recorded",
+    "sensor": "sensor satellite instrument camera radar optical",
+    "place": "where coordinates location located latitude longitude place country city region continent climate",
+    "resolution": "resolution pixel pixels gsd sampling detail detailed",
+    "bands": "band bands channel channels spectral wavelength wavelengths",
+    "size": "size dimensions wide width height large big rows columns pixels",
+}
+# What no image tells: depth, distance, length, temperature, worth, population, owners.
+UNMEASURABLE = re.compile(
+    r"\b(deep|deeper|deepest|depths?|how far|how tall|(?<!sampling )distances?|hot(?! springs?)|hottest|temperatures?"
+    r"|prices?|costs?|worth|populations?|owners?|owns?|owned|km|kilomet(er|re)s?)\b",
+    re.IGNORECASE,
+)
+NEGATION = re.compile(r"\b(no|without|(?<!or )not)\b(?!-)", re.IGNORECASE)
+SEARCHING = re.compile(
+    r"(please |can you )?(find|search|retrieve|get|show|look|list|give|images|scenes|photos|pictures)\b", re.IGNORECASE
+)
+BARE_WORDS = 3  # a question of so few words, all of one phrase, asks whether that is there
 # No phrase starts or ends with one of these, nor with a word that names a relation or a unit.
 OUTSIDE = _words(
     """
@@ -66,6 +85,7 @@ NO_START = _words(
     """
 )
 NO_END = frozenset({"of"})
+NOT_THERE = _words("caption changes description goodbye hello help hey hi overview summary test thanks")
 BLANK = "thing"
 CUES = frozenset(word for words in RELATION_WORDS.values() for word in words.split())
 
@@ -130,6 +150,35 @@ class Reading:
         if task not in ("area", "change"):
             return ()
         return tuple(unit for unit, pattern in UNIT_PATTERNS.items() if re.search(pattern, self.question, re.I))
+
+    def metadata(self) -> tuple[str, ...]:
+        """What of the file's own facts the question names."""
+        named = set(self._plain)
+        return tuple(target for target, cues in METADATA_CUES.items() if named & set(cues.split()))
+
+    @property
+    def searches(self) -> bool:
+        """Whether the question is a search of the archive, for something and not for what has it not."""
+        phrases = self.phrases("search")
+        lost = NEGATION.search(self.question) and not any(NEGATION.search(phrase, 1) for phrase in phrases)
+        return SEARCHING.match(self.question) is not None and bool(phrases) and not lost
+
+    @property
+    def cannot_be_measured(self) -> bool:
+        """Whether the question is about what no image tells, or about what is not there."""
+        text = self.question
+        for pattern in UNIT_PATTERNS.values():  # square kilometres are no kilometres
+            text = re.sub(pattern, " ", text, flags=re.IGNORECASE)
+        return UNMEASURABLE.search(text) is not None or NEGATION.search(text) is not None
+
+    def bare(self) -> str:
+        """The phrase of a question that is nothing else ("storage tanks?"), "" where it says more."""
+        whole = self._chunks(whole=False) == [(0, len(self._words) - 1)] and len(self._words) <= BARE_WORDS
+        words = set(self._plain)
+        of_the_file = words <= set(" ".join(METADATA_CUES.values()).split())
+        if not whole or of_the_file or self.cannot_be_measured or NOT_THERE & words:
+            return ""
+        return next(iter(self.phrases("presence")), "")
 
     def phrases(self, task: str) -> tuple[str, ...]:
         """What the task may be about: noun chunks in the question's order, for a search whole descriptions."""
