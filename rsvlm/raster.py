@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Door", "Raster", "open_raster", "read_scene", "tiles"]
+__all__ = ["Door", "Raster", "open_raster", "read_labels", "read_scene", "tiles"]
 
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # grid_of logs it, by file name
@@ -250,6 +250,26 @@ def read_scene(
             files.append(_open(path, door))
             stack.enter_context(files[-1].stack)
         return stacked(_rasters(files, wanted, bands), window, shape)
+
+
+def read_labels(
+    path: str | os.PathLike[str],
+    *,
+    band: int = 1,
+    door: Door = Door(),  # noqa: B008  # frozen
+) -> NDArray[Any]:
+    """A raster of class codes or a mask, as stored: (H, W). It has no sensor, so none is asked for.
+
+    Raises ImageryError (or its leaves) for what the door refuses, BandError for a band number it does not have.
+    """
+    file = _open(path, door)
+    with file.stack:
+        if not 1 <= band <= file.dataset.count:
+            raise BandError(f"{file.name} has {file.dataset.count} layers; there is no number {band}")
+        shape = file.grid.shape
+        values, _ = file.read(Window(0, 0, *shape), shape, Resampling.nearest, (band - 1,))
+    labels: NDArray[Any] = values[0]
+    return labels
 
 
 def tiles(grid: Grid, size: int, stride: int) -> Iterator[Window]:

@@ -21,7 +21,7 @@ from rasterio.warp import transform as transform_points
 
 from rsvlm.errors import BandError, GeoreferenceError, ImageryError, ImageryTooLargeError, SceneError
 from rsvlm.errors import UnsafeImageryError as Unsafe
-from rsvlm.raster import Door, open_raster, read_scene, tiles
+from rsvlm.raster import Door, open_raster, read_labels, read_scene, tiles
 from rsvlm.resample import resample
 from rsvlm.scene import Grid, Window
 
@@ -760,3 +760,16 @@ def test_masked_averages_agree_with_a_slow_twin():
             assert kept[row, col] == inside.any()
             wanted = values.mean(axis=1) if inside.any() else 0
             assert np.allclose(got[:, row, col], wanted, atol=1e-5)
+
+
+def test_labels_are_read_as_stored_without_a_sensor(tmp_path, data_dir):
+    codes = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    with rasterio.open(tmp_path / "codes.tif", "w", driver="GTiff", height=3, width=4, count=2, dtype="uint8") as file:
+        file.write(np.stack([codes, codes + 100]))
+    assert np.array_equal(read_labels(tmp_path / "codes.tif"), codes)
+    assert np.array_equal(read_labels(tmp_path / "codes.tif", band=2), codes + 100)
+    with pytest.raises(BandError, match="no number 3"):
+        read_labels(tmp_path / "codes.tif", band=3)
+    mask = read_labels(next((data_dir / "ombria" / "mask").iterdir()))
+    assert mask.shape == (256, 256)
+    assert set(np.unique(mask)) <= {0, 1, 255}

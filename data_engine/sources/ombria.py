@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from data_engine.annotated import Annotated
 from data_engine.splits import split_of
+from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +17,7 @@ def read(folder: Path) -> Iterator[Annotated]:
     """Yield four chips per event: each sensor before and after; the fraction "flood" is 0 before."""
     for mask in sorted((folder / "mask").iterdir()):
         place = f"ombria-{mask.stem}"
-        flooded = float((np.asarray(Image.open(mask)) > 0).mean())
+        flooded = float((read_labels(mask) > 0).mean())
         for sensor in ("s1", "s2"):
             for date, share in (("before", 0.0), ("after", flooded)):
                 yield Annotated(
