@@ -33,7 +33,8 @@ def untrained_encoder():
     """The real encoder with weights as they are before training: right in every shape, wrong in every answer."""
     import torch
 
-    from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder
+    from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP
+    from rsvlm.encoder.model import SpectralEncoder
     from rsvlm.encoder.preprocessing import BandStatistics, Preprocessing
 
     torch.manual_seed(0)

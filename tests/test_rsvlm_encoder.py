@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder, sha256_of
+from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP, sha256_of
+from rsvlm.encoder.model import SpectralEncoder
 from rsvlm.encoder.stem import SpectralStem
 from rsvlm.errors import BandError, ConfigError, ModelNotFoundError, WeightsError
 from rsvlm.scene import Grid, Scene

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rsvlm.assistant import Assistant
-from rsvlm.encoder.model import SpectralEncoder, sha256_of
+from rsvlm.encoder.clip import sha256_of
+from rsvlm.encoder.model import SpectralEncoder
 from rsvlm.errors import ModelNotFoundError
 from rsvlm.raster import read_scene
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from rsvlm.encoder.model import EncoderConfig, SpectralCLIP, SpectralEncoder
+from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP
+from rsvlm.encoder.model import SpectralEncoder
 from rsvlm.encoder.preprocessing import Preprocessing
 from rsvlm.training.batches import Batch, TextFeatures, band_statistics, draw
 from rsvlm.training.chips import load_chips
