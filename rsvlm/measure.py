@@ -24,12 +24,15 @@ from rsvlm.findings import (
 from rsvlm.relations import SIDES, combine, narrow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from rsvlm.interfaces import Encoder
     from rsvlm.language.plan import Plan
     from rsvlm.scene import Region, Scene
 
+SURE_RULE = 0.6  # rules at least this sure decide whether water, snow or cloud is told
 LEAST_SIDE = 32  # pixels; a smaller picture is not described in words
 LEAST_SHARE = 0.2  # a description less likely than this is not told
 AREA_UNITS = {"ha": 1e4, "km2": 1e6, "m2": 1.0}
@@ -166,12 +169,30 @@ def composition(scene: Scene, encoder: Encoder) -> Fact:
     seen = enlarge_mask(scene.valid, maps.shape[1:])
     parts = softmax(maps[:, seen] / TEMPERATURE, axis=0).mean(axis=1)
     whole = softmax((encoder.encode_texts(words) @ encoder.encode_scenes([scene])[0]) / TEMPERATURE)
-    weight = (parts + whole) / 2
+    believed = (parts + whole) / 2
+    weight = _as_measured(words, believed, scene)
     ranked = [int(i) for i in np.argsort(-weight, kind="stable")[:3]]
     told = [words[i] for i in ranked if i == ranked[0] or weight[i] >= LEAST_SHARE]
     text = told[0] if len(told) == 1 else f"mostly {told[0]}, with {' and '.join(told[1:])}"
     how = f"encoder: likeliest of {len(words)} descriptions over the scene and its parts"
+    if not np.array_equal(weight, believed):
+        how += ", with water, snow and cloud as far as rules measure them"
     return Fact("caption", text, "", how, min(LEARNED_CONFIDENCE, float(weight[ranked[0]])))
+
+
+def _as_measured(words: Sequence[str], weight: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
+    """Weights in which words that a sure rule measures have their measured share, and the others share the rest."""
+    measured = {}
+    for position, word in enumerate(words):
+        concept = spectral.concept_of(word)
+        rule = spectral.rule_for(concept, scene) if concept else None
+        if rule is not None and rule.confidence >= SURE_RULE:
+            measured[position] = float(spectral.apply(rule, scene).sum() / scene.valid.sum())
+    others = [position for position in range(len(words)) if position not in measured]
+    settled = weight.copy()
+    settled[others] *= max(0.0, 1 - sum(measured.values())) / max(float(weight[others].sum()), 1e-6)
+    settled[list(measured)] = list(measured.values())
+    return settled
 
 
 def context_facts(scene: Scene) -> tuple[Fact, ...]:

@@ -338,3 +338,16 @@ def test_specks_are_not_counted():
     pixels[:, 0, 0] = pixels[:, 15, 25]
     speckled = replace(two_lakes(), pixels=pixels)
     assert by_name(measure(Plan("count", "water"), speckled, Scripted()))["count of water"].value == 2
+
+
+def test_a_description_follows_what_was_measured(samples):
+    desert = {"desert": np.full((32, 32), 0.5, np.float32)}
+
+    class Believer(Scripted):
+        def similarity_map(self, scene, texts):
+            return np.stack([desert.get(text, np.zeros((32, 32), np.float32)) for text in texts])
+
+    snowy = by_name(measure(Plan("describe"), read_scene(samples / "winter_hills_snow_s2.tif"), Believer()))
+    assert snowy["caption"].value.startswith("mostly snow and ice")
+    dry = by_name(measure(Plan("describe"), read_scene(samples / "dry_hills_burnt_s2.tif"), Believer()))
+    assert dry["caption"].value == "desert"
