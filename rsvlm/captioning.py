@@ -14,10 +14,11 @@ from shapely.geometry import mapping
 from tqdm import tqdm
 
 from rsvlm.errors import ExportError, GeoreferenceError, RsvlmError
+from rsvlm.export import write_geojson
 from rsvlm.files import require_imagery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rsvlm.assistant import Assistant
 
@@ -58,7 +59,7 @@ def caption_files(
         raise ExportError(f"another run is writing {out}; wait for it or choose another file") from None
     Path(f"{out}.lock").unlink(missing_ok=True)
     if geojson is not None:
-        write_footprints(out, geojson)
+        write_footprints(out, geojson, inputs=files)
     return report
 
 
@@ -140,7 +141,7 @@ def _caption_line(assistant: Assistant, path: Path, sensor: str | None) -> dict[
     }
 
 
-def write_footprints(captions: Path, geojson: Path) -> None:
+def write_footprints(captions: Path, geojson: Path, *, inputs: Sequence[Path] = ()) -> None:
     """Write the captioned footprints as a GeoJSON FeatureCollection; scenes without a place are left out."""
     features = [
         {
@@ -151,6 +152,4 @@ def write_footprints(captions: Path, geojson: Path) -> None:
         for line in finished_lines(captions)
         if line["footprint"] is not None
     ]
-    part = geojson.with_name(geojson.name + ".part")
-    part.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
-    part.replace(geojson)
+    write_geojson({"type": "FeatureCollection", "features": features}, geojson, inputs=inputs)

@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app = typer.Typer(help="Train the encoder or the language model's adapter.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the encoder.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 COMMANDS = ("retrieval.commands", "data_engine.commands", "eval.commands")  # loaded by name: rsvlm never looks up
 
@@ -122,8 +122,7 @@ def compare(
     answer, change = assistant.measure_change(first, second, question)
     answer = assistant.word_change(answer, change)
     if mask is not None:
-        refuse_input(mask, before, after)
-        write_mask_tif(change.mask, mask)
+        write_mask_tif(change.mask, mask, inputs=(before, after))
     if out is not None:
         write_regions(answer, out, before, after)
     show(answer, as_json=as_json)
@@ -191,21 +190,12 @@ def write_regions(answer: Answer, out: Path, *inputs: Path) -> None:
     from rsvlm.errors import ExportError
     from rsvlm.export import write_geojson, write_geopackage
 
-    refuse_input(out, *inputs)
     if out.suffix.lower() not in (".gpkg", ".geojson", ".json"):
         raise ExportError(f"outlines are written as .geojson or .gpkg; got {out.name}")
     if out.suffix.lower() == ".gpkg":
-        write_geopackage(answer.regions, out)
+        write_geopackage(answer.regions, out, inputs=inputs)
     else:
-        write_geojson(answer.to_geojson(), out)
-
-
-def refuse_input(out: Path, *inputs: Path) -> None:
-    """Refuse to write a result over an image it came from."""
-    from rsvlm.errors import ExportError
-
-    if out.exists() and any(out.resolve() == path.resolve() for path in inputs):
-        raise ExportError(f"{out} is an input of this command; choose another file to write to")
+        write_geojson(answer.to_geojson(), out, inputs=inputs)
 
 
 def list_failures(failed: tuple[tuple[str, str], ...]) -> None:

@@ -1,1 +1,1 @@
-"""Training of the encoder and, later, of the language model's adapter."""
+"""Training of the encoder."""
