@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.metrics import bootstrap_retrieval, first_ranks, retrieval_metrics
+from eval.metrics.ranking import bootstrap_retrieval, first_ranks, retrieval_metrics
 from rsvlm.raster import read_scene
 from rsvlm.training.chips import read_manifest
 

@@ -67,3 +67,11 @@ class ExportError(RsvlmError, ValueError):
 
 class ConfigError(RsvlmError, ValueError):
     """A configuration file has an unknown key or a value out of range."""
+
+
+class DatasetError(RsvlmError, ValueError):
+    """A folder of labelled data is not laid out as its publishers do, or a file in it is damaged."""
+
+
+class EvaluationError(RsvlmError, ValueError):
+    """A manifest, a prediction or a report that cannot be scored as asked."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.metrics import bootstrap_retrieval, first_ranks, recall_at, retrieval_metrics
+from eval.metrics.ranking import bootstrap_retrieval, first_ranks, recall_at, retrieval_metrics
 from eval.retrieval import evaluate, load
 from rsvlm.errors import ConfigError, QueryError
 

@@ -1,0 +1,1 @@
+"""Metrics as docs and reports name them: each from plain values to additive statistics."""
