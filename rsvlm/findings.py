@@ -17,6 +17,8 @@ from rsvlm import spectral
 from rsvlm.scene import Mask, Region
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import shapely
     from numpy.typing import NDArray
 
@@ -116,6 +118,13 @@ def enlarge(field: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     cols = (np.arange(size[1]) + 0.5) * field.shape[1] / size[1] - 0.5
     grid = np.meshgrid(rows, cols, indexing="ij")
     return np.asarray(ndimage.map_coordinates(field, grid, order=1, mode="nearest"), dtype=np.float32)
+
+
+def cover_map(scene: Scene, names: Sequence[str], encoder: Encoder) -> NDArray[np.int64]:
+    """Position (H, W) of the nearest of these class names for every pixel, valid or not."""
+    maps = encoder.similarity_map(scene, names)
+    nearest: NDArray[np.int64] = np.stack([enlarge(layer, scene.shape) for layer in maps]).argmax(axis=0)
+    return nearest
 
 
 def _finding(

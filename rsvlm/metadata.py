@@ -130,6 +130,7 @@ def sentinel_2_offset(tags: Mapping[str, str], item: Item, path: Path) -> float:
     stated += [item.text("s2:processing_baseline"), item.text("processing:version")]
     stated += [f"{m[1]}.{m[2]}" for part in reversed(path.parts) if (m := PRODUCT.search(part))]
     for text in stated:
-        if match := re.fullmatch(r"\s*N?(\d\d?)\.?(\d\d)\s*", text):
+        match = re.fullmatch(r"\s*N?(\d\d?)\.?(\d\d)\s*", text)
+        if match and int(match[1]) < 99:  # 99.99 marks products made outside ESA's chain, of any baseline
             return -0.1 if int(match[1]) >= 4 else 0.0
     return 0.0

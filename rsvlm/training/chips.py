@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from rsvlm.errors import ConfigError
+from rsvlm.manifests import read_lines
 from rsvlm.raster import open_raster
 from rsvlm.sensors import find_sensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from rsvlm.sensors import Band
-
-KEYS = frozenset({"image", "captions", "labels", "sensor"})
 
 
 @dataclass(frozen=True)
@@ -35,36 +34,28 @@ class Chips:
         return len(self.captions)
 
 
-def read_manifest(path: Path) -> list[dict[str, object]]:
-    """Read a retrieval manifest; raises ConfigError with the line number of what is wrong."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{number} is not JSON: {error}") from error
-        unknown = sorted(set(row) - KEYS)
-        if unknown or not row.get("captions"):
-            raise ConfigError(f"{path}:{number} needs image and captions; unknown keys: {', '.join(unknown) or 'none'}")
-        row["image"] = str(path.parent / row["image"])
-        rows.append(row)
-    if not rows:
-        raise ConfigError(f"{path} is empty; it needs one JSON object a line")
+def read_captioned(path: Path) -> list[tuple[Path, str, tuple[str, ...]]]:
+    """Image, sensor and captions of every line of a retrieval manifest; raises ConfigError with the line number."""
+    lines = read_lines(path, required=frozenset({"image", "captions"}), optional=frozenset({"labels"}))
+    rows = [(line.file("image"), line.text("sensor", "rgb"), line.texts("captions")) for line in lines]
+    bare = next((line for line, (_, _, captions) in zip(lines, rows, strict=True) if not captions), None)
+    if bare is not None:
+        raise bare.fault("needs at least one caption to learn from")
     return rows
 
 
 def load_chips(manifest: Path, cache: Path) -> Chips:
     """Decode a manifest's images, or map them from the cache when the manifest has not changed."""
-    rows = read_manifest(manifest)
-    sensors = {str(row.get("sensor", "rgb")) for row in rows}
+    rows = read_captioned(manifest)
+    sensors = {sensor for _, sensor, _ in rows}
     if len(sensors) != 1:
         raise ConfigError(f"{manifest} mixes sensors {', '.join(sorted(sensors))}; write one manifest a sensor")
     sensor = find_sensor(sensors.pop())
-    captions = tuple(tuple(str(c) for c in row["captions"]) for row in rows)  # type: ignore[attr-defined]
+    captions = tuple(texts for _, _, texts in rows)
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
     stored = cache / f"{manifest.stem}-{digest}.npy"
     if not stored.is_file():
-        _decode([Path(str(row["image"])) for row in rows], sensor.name, stored)
+        _decode([image for image, _, _ in rows], sensor.name, stored)
     raw = np.load(stored, mmap_mode="r")
     return Chips(raw, captions, sensor.bands)
 

@@ -1,0 +1,73 @@
+"""Captions against references, by the COCO protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from eval.metrics.captions import PROTOCOL, caption_statistics, constant_caption, random_captions
+from eval.predictions import Prediction, text_of
+from rsvlm.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+    from pathlib import Path
+
+    from eval.manifests import Captioned, Picture
+    from eval.models import Models
+    from eval.statistics import Statistics
+    from eval.tasks.task import Settings
+    from rsvlm.scene import Scene
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of a line are its references."""
+
+    settings: Settings
+    name: ClassVar[str] = "captions"
+    protocols: ClassVar[dict[str, str]] = {"coco": PROTOCOL}
+    uses: ClassVar[frozenset[str]] = frozenset({"encoder", "language"})
+
+    @classmethod
+    def of(cls, rows: Sequence[Captioned], settings: Settings) -> Captions:
+        """The task over a whole manifest; raises EvaluationError for a line without references."""
+        bare = next((row for row in rows if not row.captions), None)
+        if bare is not None:
+            raise EvaluationError(f"line {bare.number} of the manifest has no captions to compare with")
+        return cls(settings)
+
+    def pictures(self, row: Captioned) -> tuple[Picture, ...]:
+        """The one image."""
+        return (row.picture,)
+
+    def asked(self, row: Captioned) -> Hashable:
+        """Nothing but the image."""
+        return ""
+
+    def predict(
+        self, rows: Sequence[Captioned], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
+    ) -> list[Prediction]:
+        """What the assistant says of each image."""
+        answers = [models.assistant.caption(scene) for (scene,) in scenes]
+        return [{"caption": answer.text, "abstained": answer.abstained} for answer in answers]
+
+    def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
+        """BLEU, ROUGE-L and CIDEr."""
+        texts = [text_of(prediction, "caption") for prediction in predictions]
+        return caption_statistics(texts, [row.captions for row in rows])
+
+    def baselines(
+        self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
+    ) -> dict[str, Statistics]:
+        """The most frequent reference for all (which no model can know), and a reference of another image."""
+        return caption_baselines([row.captions for row in rows], seed)
+
+
+def caption_baselines(references: Sequence[Sequence[str]], seed: int) -> dict[str, Statistics]:
+    """The most frequent reference for all (which no model can know), and a reference of another image."""
+    constant = [constant_caption(references)] * len(references)
+    found = {"constant": caption_statistics(constant, references)}
+    if len(references) > 1:
+        found["random"] = caption_statistics(random_captions(references, seed), references)
+    return found
