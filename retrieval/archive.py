@@ -21,7 +21,7 @@ from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
 from retrieval.index import IndexKey, VectorIndex, index_problem, open_index, prune
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.repair import RepairReport, mend_table, table_problems
-from retrieval.store import LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit
+from retrieval.store import LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
 from rsvlm.answer import Hit
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files
@@ -236,6 +236,27 @@ class Archive:
             raise QueryError(f"there is no chip {chip_id!r} in {self.folder}; take ids from a search")
         stored: NDArray[np.float32] = unit(np.asarray(row["vector"], np.float32)[None])[0]
         return stored
+
+    def vectors(self, *, where: str | None = None) -> Iterator[tuple[list[str], list[str], NDArray[np.float32]]]:
+        """Chip ids, paths and unit vectors (n, D) of all chips, or of those that meet a condition, in row order.
+
+        Comes in blocks; `where` is as in `search`. Raises QueryError, and ArchiveError for a damaged table.
+        """
+        condition = None if where is None else where_sql(where)
+        dataset = self._generation.table.dataset
+        try:
+            for batch in dataset.to_batches(columns=["chip_id", "path", "vector"], filter=condition):
+                if batch.num_rows:
+                    stored = unit(vectors_in(batch, self.config.dim))
+                    yield batch["chip_id"].to_pylist(), batch["path"].to_pylist(), stored
+        except LANCE_ERRORS as error:
+            raise damaged(self.folder, error) from error
+
+    @property
+    def index_kind(self) -> str:
+        """What FAISS calls the index that searches go through, such as "IndexFlatIP"."""
+        index = self._indexed().index
+        return "none" if index is None else type(index.faiss_index).__name__
 
     def info(self) -> dict[str, Any]:
         """What the archive holds, in plain values."""
