@@ -66,12 +66,12 @@ def test_ranks_by_hand():
 
 
 def test_equal_items_tie_exactly_wherever_they_stand():
-    vector = unit(np.random.default_rng(0).standard_normal((1, 256)))
-    gallery = np.repeat(vector, 1007, axis=0)
-    query = unit(np.random.default_rng(1).standard_normal((1, 256)))
-    places = np.array([0, 5, 1000, 1006])
-    assert ranks_of(query, gallery, [places])[0].tolist() == places.tolist()
-    assert best(query, gallery, 4)[1].tolist() == [[0, 1, 2, 3]]
+    chance = np.random.default_rng(0)
+    gallery = np.repeat(unit(chance.standard_normal((1, 256))), 1007, axis=0)
+    places = np.arange(1007)
+    for query in unit(chance.standard_normal((5, 256))):  # one by one: a matrix times a vector
+        assert ranks_of(query[None], gallery, [places])[0].tolist() == places.tolist()
+        assert best(query[None], gallery, 4)[1].tolist() == [[0, 1, 2, 3]]
 
 
 def test_one_item_is_found_and_no_query_is_no_rank():
