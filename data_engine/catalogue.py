@@ -5,13 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_engine.sources import hls_worldcover, ombria, rsicd
+from data_engine.sources import (
+    bigearthnet,
+    bigearthnet_txt,
+    captioned,
+    changechat,
+    coco,
+    dior_rsvg,
+    dota,
+    dsifn,
+    hls_worldcover,
+    levir_cc,
+    nwpu_captions,
+    nwpu_vhr10,
+    ombria,
+    rrsis_d,
+    rsicd,
+    rsvqa,
+    sen1floods11,
+    vrsbench,
+    xlrs_bench,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from data_engine.annotated import Annotated
+
+RESEARCH = "research use; the publishers state no licence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +47,64 @@ class Dataset:
 
 
 CATALOGUE: dict[str, Dataset] = {
+    "bigearthnet-txt": Dataset(
+        "BigEarthNet.txt: captions, questions and boxes on BigEarthNet v2",
+        "CDLA-Permissive-1.0",
+        "txt.bigearth.net",
+        bigearthnet_txt.read,
+    ),
+    "bigearthnet-v1": Dataset(
+        "BigEarthNet v1, Sentinel-1 and Sentinel-2 patches with 43 or 19 classes",
+        "CDLA-Permissive-1.0",
+        "bigearth.net",
+        bigearthnet.read_v1,
+    ),
+    "bigearthnet-v2": Dataset(
+        "Refined BigEarthNet (reBEN) with CORINE reference maps",
+        "CDLA-Permissive-1.0",
+        "bigearth.net, zenodo.org/records/10891137",
+        bigearthnet.read_v2,
+    ),
+    "changechat": Dataset(
+        "ChangeChat-87k: change questions and captions on LEVIR-CC and LEVIR-MCI",
+        "academic use",
+        "github.com/hanlinwu/ChangeChat",
+        changechat.read,
+    ),
+    "coco": Dataset("Any detections in COCO form", "those of the dataset", "cocodataset.org/#format-data", coco.read),
+    "dior-rsvg": Dataset(
+        "DIOR-RSVG referring expressions", RESEARCH, "github.com/ZhanYang-nwpu/RSVG-pytorch", dior_rsvg.read
+    ),
+    "dota": Dataset(
+        "DOTA 1.0, 1.5 and 2.0 oriented objects", "academic use only", "captain-whu.github.io/DOTA", dota.read
+    ),
+    "dsifn": Dataset(
+        "DSIFN bi-temporal pairs with change masks",
+        "research use",
+        "github.com/GeoZcx/A-deeply-supervised-image-fusion-network-for-change-detection-in-remote-sensing-images",
+        dsifn.read,
+    ),
     "hls_worldcover": Dataset(
         "HLS chips with ESA WorldCover classes",
         "chips stated MIT, WorldCover CC-BY 4.0",
         "esa-worldcover.org and the NASA HLS archive",
         hls_worldcover.read,
+    ),
+    "levir-cc": Dataset("LEVIR-CC change captions", "academic use", "github.com/Chen-Yang-Liu/RSICC", levir_cc.read_cc),
+    "levir-mci": Dataset(
+        "LEVIR-MCI change captions with masks of roads and buildings",
+        "academic use",
+        "huggingface.co/datasets/lcybuaa/LEVIR-MCI",
+        levir_cc.read_mci,
+    ),
+    "nwpu-captions": Dataset(
+        "NWPU-Captions on NWPU-RESISC45", RESEARCH, "github.com/HaiyanHuang98/NWPU-Captions", nwpu_captions.read
+    ),
+    "nwpu_vhr10": Dataset(
+        "NWPU VHR-10 objects with referring expressions",
+        "research use",
+        "github.com/Gaoshuaikun/NWPU-VHR-10",
+        nwpu_vhr10.read,
     ),
     "ombria": Dataset(
         "OMBRIA flood events, Sentinel-1 and Sentinel-2 before and after",
@@ -37,10 +112,68 @@ CATALOGUE: dict[str, Dataset] = {
         "github.com/geodrak/OMBRIA",
         ombria.read,
     ),
+    "ombria-published": Dataset(
+        "OMBRIA as its repository lays it out",
+        "Copernicus imagery, EMS masks",
+        "github.com/geodrak/OMBRIA",
+        ombria.read_published,
+    ),
+    "rrsis-d": Dataset(
+        "RRSIS-D referring expressions with outlines", RESEARCH, "github.com/Lsan2401/RMSIN", rrsis_d.read
+    ),
     "rsicd": Dataset(
         "RSICD captions on AID images",
         "research use; imagery of Google-Earth type",
         "github.com/201528014227051/RSICD_optimal",
         rsicd.read,
+    ),
+    "rsicd-published": Dataset(
+        "RSICD captions as published",
+        "research use; Google Earth, Baidu Map, MapABC and Tianditu imagery",
+        "github.com/201528014227051/RSICD_optimal",
+        captioned.read_rsicd,
+    ),
+    "rsitmd": Dataset(
+        "RSITMD fine-grained captions; its training part holds images of RSICD's test part",
+        RESEARCH,
+        "github.com/xiaoyuan1996/AMFMN",
+        captioned.read_rsitmd,
+    ),
+    "rsvqa-hr": Dataset(
+        "RSVQA high resolution, questions on aerial images", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_hr
+    ),
+    "rsvqa-hr-philadelphia": Dataset(
+        "RSVQA high resolution with Philadelphia as test part",
+        "CC-BY 4.0",
+        "rsvqa.sylvainlobry.com",
+        rsvqa.read_hr_philadelphia,
+    ),
+    "rsvqa-lr": Dataset(
+        "RSVQA low resolution, questions on Sentinel-2", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_lr
+    ),
+    "rsvqaxben": Dataset("RSVQAxBEN, questions on BigEarthNet", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_xben),
+    "sen1floods11": Dataset(
+        "Sen1Floods11 1.1, hand-labelled surface water",
+        "Copernicus imagery; no licence stated for the labels",
+        "github.com/cloudtostreet/Sen1Floods11",
+        sen1floods11.read,
+    ),
+    "sydney-captions": Dataset(
+        "Sydney-Captions",
+        "research use; Google Earth imagery",
+        "github.com/201528014227051/RSICD_optimal",
+        captioned.read_sydney,
+    ),
+    "ucm-captions": Dataset(
+        "UCM-Captions on UC Merced images",
+        "research use; USGS imagery",
+        "github.com/201528014227051/RSICD_optimal",
+        captioned.read_ucm,
+    ),
+    "vrsbench": Dataset(
+        "VRSBench captions, questions and referring boxes", "CC-BY 4.0", "vrsbench.github.io", vrsbench.read
+    ),
+    "xlrs-bench": Dataset(
+        "XLRS-Bench questions on ultra-large scenes", RESEARCH, "xlrs-bench.github.io", xlrs_bench.read
     ),
 }

@@ -21,7 +21,7 @@ def list_datasets() -> None:
     """Name the datasets that can be read, their terms and where to get them."""
     from data_engine.catalogue import CATALOGUE
 
-    for name, dataset in CATALOGUE.items():
+    for name, dataset in sorted(CATALOGUE.items()):
         typer.echo(f"{name}\t{dataset.title}\t{dataset.terms}\t{dataset.where}")
 
 
@@ -31,7 +31,7 @@ def manifests(
     out: Annotated[Path, typer.Option(help="Folder for the manifests.")],
     seed: Annotated[int, typer.Option(help="Of the captions that are made.")] = 0,
 ) -> None:
-    """Write captioned manifests, one a sensor and split, for `train encoder` and `eval retrieval`."""
+    """Write manifests, one a task, sensor and split, for `train encoder` and `eval`."""
     from data_engine.catalogue import CATALOGUE
     from data_engine.manifests import write_manifests
     from rsvlm.errors import QueryError

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from eval.metrics import ranking
+from eval.metrics.graded import graded_statistics, random_scores
 from eval.metrics.ranking import (
     PROTOCOLS,
     best,
     best_within,
     caption_ranks,
     caption_statistics,
-    graded_statistics,
     random_caption_ranks,
     random_ranks,
-    random_scores,
     ranks_of,
     ranks_within,
     recall_statistics,

@@ -9,8 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, ClassMap
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.captioned import listed, split_in, words
+from data_engine.layout import field_of, listed, one_of, read_json, split_in, words
 from data_engine.splits import split_of
 from rsvlm.errors import DatasetError
 

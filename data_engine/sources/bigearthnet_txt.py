@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_engine.annotated import Annotated, Asked, Box, Target
-from data_engine.layout import one_of
+from data_engine.layout import listed, one_of, words
 from data_engine.sources.bigearthnet import BANDS as S2_S1_BANDS
 from data_engine.sources.bigearthnet import PATCH
-from data_engine.sources.captioned import listed, words
 from data_engine.sources.vrsbench import box_of_shares
 from rsvlm.errors import DatasetError
 

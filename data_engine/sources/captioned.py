@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated
-from data_engine.layout import field_of, one_of, read_json
+from data_engine.layout import field_of, listed, one_of, read_json, split_in, words
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 IMAGE_FOLDERS = ("images", "imgs")
 NAMED_AFTER_SCENE = re.compile(r"([A-Za-z]+)_\d+\.\w+")  # "airport_1.jpg"; "00001.jpg" says nothing
 SPOKEN = {
@@ -103,24 +101,6 @@ def records(content: Any, key: str, listing: Path) -> list[Any]:
     return rows
 
 
-def words(row: Any, key: str, listing: Path, position: int) -> str:
-    """A field that must hold text, runs of white space made one; raises DatasetError where it holds none."""
-    value = field_of(row, key, listing, position)
-    if not isinstance(value, str) or not value.strip():
-        raise DatasetError(f"record {position} of {listing} needs text in {key!r}, got {value!r}; fetch the file again")
-    return " ".join(value.split())
-
-
-def split_in(row: Any, listing: Path, position: int) -> str:
-    """The published split of a record, "validation" as "val"; raises DatasetError for any other name."""
-    split = words(row, "split", listing, position)
-    if split not in SPLITS:
-        raise DatasetError(
-            f"record {position} of {listing} has {split!r} in 'split'; it must be one of {', '.join(SPLITS)}"
-        )
-    return SPLITS[split]
-
-
 def sentences(row: Any, listing: Path, position: int) -> tuple[str, ...]:
     """The `raw` text of every sentence that is not blank (early RSITMD has blank ones); raises without any."""
     told = field_of(row, "sentences", listing, position)
@@ -137,16 +117,6 @@ def spoken(raw: list[Any], listing: Path, position: int) -> tuple[str, ...]:
         found = repr(wrong[0]) if wrong else "only blanks"
         raise DatasetError(f"record {position} of {listing} needs text in 'raw', got {found}; fetch the file again")
     return kept
-
-
-def listed(folder: Path, name: str, listing: Path, position: int) -> Path:
-    """The file a record names; raises DatasetError where the name leads out of the folder or nothing is there."""
-    path = PureWindowsPath(name)  # splits at both kinds of slash, and knows drives
-    if path.anchor or ".." in path.parts:
-        raise DatasetError(f"record {position} of {listing} names {name!r}, which leads out of {folder}; do not use it")
-    if not (folder / name).is_file():
-        raise DatasetError(f"record {position} of {listing} names {name}, and {folder} has no such file; fetch it")
-    return folder / name
 
 
 def scene_of(name: str) -> str:

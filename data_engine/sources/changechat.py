@@ -10,8 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, Asked, Pair
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.captioned import SPLITS, listed
+from data_engine.layout import SPLITS, field_of, listed, one_of, read_json
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, Box, Ring, Target
-from data_engine.layout import field_of, one_of, read_json
+from data_engine.layout import field_of, listed, number, numbers, one_of, read_json
 from data_engine.splits import split_of
 from rsvlm.errors import DatasetError
 
@@ -82,7 +81,7 @@ def read_detections(
         labels = tuple(target.phrase for target in things)
         there = {*labels, *detections.unclear[file_name]}
         yield Annotated(
-            image=listed_file(found, file_name, detections.path, position),
+            image=listed(found, file_name, detections.path, position),
             sensor="rgb",
             place=place,
             split=split or split_of(place),
@@ -142,39 +141,6 @@ def absent_targets(categories: Iterable[str], there: set[str], place: str) -> tu
 def words(name: str) -> str:
     """A category name as words: "storage_tank" -> "storage tank"."""
     return " ".join(re.split(r"[\s_-]+", name.strip("_- "))).lower()
-
-
-def every(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that match, sorted; raises DatasetError where there are none."""
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise DatasetError(f"{folder} holds no {pattern}; give the folder the publishers' archive unpacks to")
-    return found
-
-
-def listed_file(folder: Path, name: Any, source: Path, position: int) -> Path:
-    """A file that a record names; raises DatasetError where the name leaves the folder or nothing is there."""
-    if not isinstance(name, str) or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
-        raise DatasetError(f"record {position} of {source} names {name!r}, which is no path inside {folder}; fix it")
-    if not (folder / name).is_file():
-        raise DatasetError(f"record {position} of {source} names {name}, which is not in {folder}; unpack it there")
-    return folder / name
-
-
-def number(row: Any, key: str, path: Path, position: int) -> float:
-    """One finite number of a record; raises DatasetError where it is none."""
-    return numbers([field_of(row, key, path, position)], 1, path, position)[0]
-
-
-def numbers(values: Any, count: int, path: Path, position: int) -> tuple[float, ...]:
-    """A list of `count` finite numbers; raises DatasetError where it is none."""
-    if isinstance(values, list) and len(values) == count and all(_is_number(value) for value in values):
-        return tuple(float(value) for value in values)
-    raise DatasetError(f"record {position} of {path} has {values!r:.80} where {count} finite numbers belong; fix it")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def records(rows: Any, key: str, path: Path) -> list[dict[str, Any]]:

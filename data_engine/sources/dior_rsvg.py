@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from data_engine.annotated import Annotated, Target
-from data_engine.layout import one_of
-from data_engine.sources.coco import every, listed_file, numbers
+from data_engine.layout import every, listed, numbers, one_of
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def read(folder: Path) -> Iterator[Annotated]:
                 targets.setdefault(splits[total], []).append(_target(element, path, position))
             total += 1
         for split in sorted(targets):
-            image = listed_file(images, _text(root, "filename", path, 0), path, 0)
+            image = listed(images, _text(root, "filename", path, 0), path, 0)
             yield Annotated(image, "rgb", f"dior-rsvg-{image.stem}", split, targets=tuple(targets[split]))
     if splits and max(splits) >= total:
         raise DatasetError(f"{folder} lists object {max(splits)} but its XML files hold {total}; unpack all of them")

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from data_engine.annotated import Annotated, Ring, Target
-from data_engine.layout import one_of
-from data_engine.sources.coco import absent_targets, every, words
+from data_engine.layout import every, one_of
+from data_engine.sources.coco import absent_targets, words
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_engine.annotated import Annotated, Pair
-from data_engine.layout import one_of
-from data_engine.sources.coco import every
+from data_engine.layout import every, one_of
 from data_engine.splits import split_of
 
 if TYPE_CHECKING:

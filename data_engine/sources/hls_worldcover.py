@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_engine.annotated import Annotated, ClassMap
-from data_engine.layout import field_of, one_of, read_json_lines
-from data_engine.sources.coco import listed_file
+from data_engine.layout import field_of, listed, one_of, read_json_lines
 from data_engine.splits import split_of
 from rsvlm.errors import DatasetError
 
@@ -41,7 +40,7 @@ def read(folder: Path) -> Iterator[Annotated]:
         if not isinstance(shares, dict):
             raise DatasetError(f"record {position} of {index} has no table of shares in 'worldcover_fraction'; fix it")
         fractions = {WORLDCOVER[code]: share for code, share in shares.items() if code in WORLDCOVER}
-        chip = listed_file(folder, field_of(row, "chip", index, position), index, position)
+        chip = listed(folder, field_of(row, "chip", index, position), index, position)
         place = f"hls-{field_of(row, 'place', index, position)}"
         yield Annotated(
             image=chip,

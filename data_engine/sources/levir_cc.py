@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_engine.annotated import Annotated, Pair
-from data_engine.layout import one_of, read_json
-from data_engine.sources.captioned import listed, records, sentences, split_in, words
+from data_engine.layout import listed, one_of, read_json, split_in, words
+from data_engine.sources.captioned import records, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.captioned import listed, records, split_in, spoken, words
+from data_engine.layout import field_of, listed, one_of, read_json, split_in, words
+from data_engine.sources.captioned import records, spoken
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

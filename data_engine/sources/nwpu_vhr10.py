@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Box, Target
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.coco import Detections, Marked, load_detections, numbers, read_detections, records, target_of
+from data_engine.layout import field_of, numbers, one_of, read_json
+from data_engine.sources.coco import Detections, Marked, load_detections, read_detections, records, target_of
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

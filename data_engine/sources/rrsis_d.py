@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import rasterio.features
 
 from data_engine.annotated import Annotated, Ring, Target
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.coco import identity_of, listed_file, numbers, records, ring_area
+from data_engine.layout import field_of, listed, numbers, one_of, read_json
+from data_engine.sources.coco import identity_of, records, ring_area
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def read(folder: Path) -> Iterator[Annotated]:
         if split not in SPLITS:
             raise DatasetError(f"record {position} of {source} is of split {split!r}; splits are {', '.join(SPLITS)}")
         file_name = field_of(row, "file_name", source, position)
-        listed_file(images, file_name, source, position)
+        listed(images, file_name, source, position)
         annotation = annotations.get(identity_of(row, "ann_id", source, position))
         if annotation is None:
             raise DatasetError(f"record {position} of {source} is of annotation {row['ann_id']!r}, not in {instances}")

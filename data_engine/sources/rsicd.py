@@ -25,4 +25,5 @@ def read(folder: Path) -> Iterator[Annotated]:
             split=row["split"],
             captions=tuple(row["captions"]),
             labels=(label,),
+            scene=label,
         )

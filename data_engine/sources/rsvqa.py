@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, Asked
-from data_engine.layout import field_of, one_of, read_json
+from data_engine.layout import field_of, listed, one_of, read_json, words
 from data_engine.sources.bigearthnet import BANDS
-from data_engine.sources.captioned import listed, records, words
+from data_engine.sources.captioned import records
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_engine.annotated import Annotated, ClassMap
-from data_engine.layout import one_of
-from data_engine.sources.coco import listed_file
+from data_engine.layout import listed, one_of
 from rsvlm.errors import DatasetError
 from rsvlm.raster import read_labels
 
@@ -42,8 +41,8 @@ def _chip(chips: Path, row: list[str], split: str, where: tuple[Path, int]) -> I
     if len(row) != 2 or not row[0].endswith(END):
         raise DatasetError(f"{where[0]}:{where[1]} is {','.join(row)!r:.80}, not NAME{END},NAME_LabelHand.tif")
     name = row[0].removesuffix(END)
-    label = listed_file(chips / "LabelHand", row[1].strip(), *where)
-    images = {folder: listed_file(chips / folder, f"{name}_{folder}.tif", *where) for folder in SENSORS}
+    label = listed(chips / "LabelHand", row[1].strip(), *where)
+    images = {folder: listed(chips / folder, f"{name}_{folder}.tif", *where) for folder in SENSORS}
     fractions = _fractions(label)
     for folder, image in images.items():
         yield Annotated(

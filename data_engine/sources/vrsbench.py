@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, Asked, Box, Target
-from data_engine.layout import field_of, one_of, read_json
-from data_engine.sources.captioned import listed, words
+from data_engine.layout import field_of, listed, one_of, read_json, words
 from rsvlm.errors import DatasetError
 from rsvlm.raster import open_raster
 

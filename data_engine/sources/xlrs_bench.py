@@ -12,8 +12,7 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, Asked
-from data_engine.layout import field_of, read_json, read_json_lines
-from data_engine.sources.captioned import listed, words
+from data_engine.layout import field_of, listed, read_json, read_json_lines, words
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Ranking metrics: exact ranks in blocks, recall over captions, graded relevance over label sets, and chance."""
+"""Ranking metrics: exact ranks in blocks, recall over captions, and chance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.statistics import Statistics, ratio
-from rsvlm.errors import EvaluationError, QueryError
+from rsvlm.errors import EvaluationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,12 +25,8 @@ PROTOCOLS = {
     "ties by position",
 }
 CUTS = (1, 5, 10)
-GRADED_CUTS = (10, 100, 1000)
 CELLS = 2**22  # scores at a time: bounds the memory of a block
-GRADED_CELLS = 2**20  # relevance judgements at a time: each is an entry of a dictionary
 FEW = 8  # up to so many relevant items, counting those ahead of each is faster than sorting
-SCALE = 720_720  # least common multiple of 1 to 16: Jaccard of sets with up to 16 labels between them is whole
-BLOCK = 1024
 
 
 def ranks_of(
@@ -61,7 +57,7 @@ def ranks_of(
 def ranks_within(scores: Scores, relevant: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
     """As `ranks_of`, from scores (Q, G) that are there already."""
     _check_relevant(relevant, *scores.shape)
-    _check_finite(scores, 0)
+    check_finite(scores, 0)
     return [_ranks(row, items) for row, items in zip(scores, relevant, strict=True)]
 
 
@@ -107,7 +103,7 @@ def score_blocks(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> 
     for start in range(0, len(queries), step):
         with np.errstate(invalid="ignore", over="ignore"):
             scores = queries[start : start + step] @ distinct.T
-        _check_finite(scores, start)
+        check_finite(scores, start)
         yield scores if distinct is gallery else scores[:, inverse]
 
 
@@ -175,99 +171,6 @@ def mean_statistics(names: Sequence[str], rows: NDArray[np.float64], *, unit: st
     return Statistics(unit, rows, values)
 
 
-def graded_statistics(
-    scores: NDArray[np.float64] | Iterable[NDArray[np.float64]],
-    labels_of_query: Sequence[frozenset[str]],
-    labels_of_item: Sequence[frozenset[str]],
-    ids: Sequence[str],
-    *,
-    cuts: Sequence[int] = GRADED_CUTS,
-) -> Statistics:
-    """Retrieval of what shares labels, through ir-measures (trec_eval), as means over queries in percent.
-
-    Args:
-        scores: (Q, G), or blocks (q, G) of it one after the other; higher is better, ties go by id.
-        labels_of_query: Q label sets.
-        labels_of_item: G label sets.
-        ids: G distinct names of the items.
-        cuts: values of K for mAP@K, nDCG@K and nDCG_binary@K.
-
-    Relevant is what shares a label. mAP@K divides by all relevant items, as trec_eval does. nDCG@K takes the Jaccard
-    of the label sets as gain and log2(rank + 1) as discount (Jarvelin and Kekalainen 2002), nDCG_binary@K a gain of 1;
-    R@1, 5, 10 is the share of queries with a relevant item among the first, P@10 the share of relevant among ten.
-    Raises EvaluationError for repeated ids, scores that do not fit or are not numbers, and, by its number, for a query
-    without a relevant item.
-    """
-    if len(set(ids)) != len(ids) or len(ids) != len(labels_of_item):
-        raise EvaluationError(
-            f"{len(labels_of_item)} items need as many distinct ids; got {len(ids)}, {len(set(ids))} of them distinct"
-        )
-    if not cuts or min(cuts) < 1:
-        raise EvaluationError(f"cuts are whole numbers from 1; got {tuple(cuts)}")
-    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
-    step = max(1, GRADED_CELLS // max(1, len(ids)))
-    rows: list[NDArray[np.float64]] = []
-    done = 0
-    for block in _bounded([scores] if isinstance(scores, np.ndarray) else scores, step):
-        if block.ndim != 2 or block.shape[1] != len(ids) or done + len(block) > len(labels_of_query):
-            raise EvaluationError(f"scores are ({len(labels_of_query)}, {len(ids)}); got a block {block.shape}")
-        _check_finite(block, done)
-        gains = _gains(labels_of_query[done : done + len(block)], labels_of_item)
-        _check_gains(gains, done)
-        order = by_id[best_within(block[:, by_id], min(len(ids), max(*cuts, *CUTS)))]
-        rows.append(_graded_rows(order, gains, cuts))
-        done += len(block)
-    if done != len(labels_of_query) or not rows:
-        raise EvaluationError(
-            f"{len(labels_of_query)} queries need as many rows of scores and at least one; got {done}"
-        )
-    counted = np.concatenate(rows)
-    return mean_statistics(_graded_names(cuts), np.hstack([counted, np.ones((done, 1))]), unit="queries")
-
-
-def _graded_names(cuts: Sequence[int]) -> list[str]:
-    names = [f"{name}@{cut}" for name in ("nDCG", "nDCG_binary", "mAP") for cut in cuts]
-    return [*names, *(f"R@{cut}" for cut in CUTS), "P@10"]
-
-
-def _graded_rows(order: NDArray[np.int64], gains: NDArray[np.int64], cuts: Sequence[int]) -> NDArray[np.float64]:
-    """(q, M) values of `_graded_names` from the best items (q, K) in order and whole gains (q, G)."""
-    from ir_measures import AP, P, Success, iter_calc, nDCG
-
-    run = {
-        str(query): {str(item): float(-rank) for rank, item in enumerate(items)}
-        for query, items in enumerate(order.tolist())
-    }
-    graded, binary = {}, {}
-    for query, gain in enumerate(gains):
-        items = np.flatnonzero(gain)
-        names = [str(item) for item in items.tolist()]
-        graded[str(query)] = dict(zip(names, (gain[items] // np.gcd.reduce(gain[items])).tolist(), strict=True))
-        binary[str(query)] = dict.fromkeys(names, 1)
-    by_gain = [nDCG @ cut for cut in cuts]
-    by_share = [*by_gain, *(AP @ cut for cut in cuts), *(Success @ cut for cut in CUTS), P @ 10]
-    rows = np.full((len(order), len(by_gain) + len(by_share)), np.nan)
-    for measures, judged, first in ((by_gain, graded, 0), (by_share, binary, len(by_gain))):
-        columns = {measure: first + i for i, measure in enumerate(measures)}
-        for found in iter_calc(measures, judged, run):
-            rows[int(found.query_id), columns[found.measure]] = found.value
-    return rows
-
-
-def _gains(queries: Sequence[frozenset[str]], items: Sequence[frozenset[str]]) -> NDArray[np.int64]:
-    """(q, G) Jaccard of label sets times SCALE, as the whole numbers trec_eval takes."""
-    column = {label: i for i, label in enumerate(sorted(frozenset().union(*queries)))}
-    wanted = np.zeros((len(queries), len(column)), np.float32)
-    held = np.zeros((len(items), len(column)), np.float32)
-    for matrix, sets in ((wanted, queries), (held, items)):
-        for row, labels in enumerate(sets):
-            matrix[row, [column[label] for label in labels if label in column]] = 1
-    shared = (wanted @ held.T).astype(np.float64)
-    sizes = (np.array([len(labels) for labels in sets], np.float64) for sets in (queries, items))
-    union = np.add.outer(*sizes) - shared
-    return np.rint(SCALE * shared / np.maximum(union, 1)).astype(np.int64)
-
-
 def random_ranks(counts: Sequence[int], gallery: int, *, seed: int) -> list[NDArray[np.int64]]:
     """Ranks as chance gives them: for each query the places of its `counts` items in a random order of the gallery."""
     chance = np.random.default_rng(seed)
@@ -283,14 +186,6 @@ def random_caption_ranks(owners: NDArray[np.int64], images: int, *, protocol: st
     counts = [len(each) for each in captions]
     t2i = np.random.default_rng((seed, 1)).integers(images, size=sum(counts))
     return np.split(t2i, np.cumsum(counts)[:-1]), random_ranks(counts, sum(counts), seed=seed)
-
-
-def random_scores(queries: int, gallery: int, *, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks (q, G) of random scores for `graded_statistics`."""
-    chance = np.random.default_rng(seed)
-    step = max(1, GRADED_CELLS // max(1, gallery))
-    for start in range(0, queries, step):
-        yield chance.random((min(step, queries - start), gallery))
 
 
 def _captions_of(owners: NDArray[np.int64], images: int, protocol: str) -> list[NDArray[np.int64]]:
@@ -316,25 +211,12 @@ def _ranks(scores: Scores, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks[wanted]
 
 
-def _bounded(blocks: Iterable[NDArray[np.float64]], step: int) -> Iterator[NDArray[np.float64]]:
-    for block in blocks:
-        for start in range(0, len(block), step):
-            yield block[start : start + step]
-
-
-def _check_finite(scores: Scores, first: int) -> None:
+def check_finite(scores: Scores, first: int) -> None:
+    """Raise EvaluationError naming the query, counted on from `first`, with a score that is not a number."""
     broken = ~np.isfinite(scores).all(axis=1)
     if broken.any():
         raise EvaluationError(
             f"a score of query {first + int(np.argmax(broken))} is not a number; look for broken vectors before ranking"
-        )
-
-
-def _check_gains(gains: NDArray[np.int64], first: int) -> None:
-    empty = ~gains.any(axis=1)
-    if empty.any():
-        raise EvaluationError(
-            f"query {first + int(np.argmax(empty))} has no relevant item; leave it out of the manifest or add items"
         )
 
 
@@ -356,66 +238,3 @@ def _check_relevant(relevant: Sequence[NDArray[np.int64]], queries: int, gallery
     if repeated.any():
         query, item = divmod(int(keys[1:][repeated][0]), gallery)
         raise EvaluationError(f"query {query} names item {item} twice; name every relevant item once")
-
-
-def first_ranks(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32], relevant: Sequence[Sequence[int]]
-) -> NDArray[np.int64]:
-    """Rank (0 is best) of each query's best relevant item among the gallery, by cosine.
-
-    Args:
-        queries: (Q, D) unit vectors.
-        gallery: (G, D) unit vectors.
-        relevant: for each query the positions of its relevant items; a query without any raises QueryError.
-
-    Returns:
-        (Q,) ranks. An item of equal score and lower position counts as better, so ties never help.
-    """
-    ranks = np.empty(len(queries), np.int64)
-    for start in range(0, len(queries), BLOCK):
-        scores = queries[start : start + BLOCK] @ gallery.T
-        if not np.isfinite(scores).all():
-            raise QueryError("a score is not a number; look for broken vectors before ranking")
-        for row, score in enumerate(scores):
-            wanted = relevant[start + row]
-            if len(wanted) == 0:
-                raise QueryError(f"query {start + row} has no relevant item; give every query at least one")
-            best = min(wanted, key=lambda item: (-score[item], item))
-            ahead = (score > score[best]).sum() + (score[:best] == score[best]).sum()
-            ranks[start + row] = ahead
-    return ranks
-
-
-def recall_at(ranks: NDArray[np.int64], cut: int) -> float:
-    """Percent of queries with a relevant item among the first `cut`."""
-    return 100 * float((ranks < cut).mean())
-
-
-def retrieval_metrics(text_ranks: NDArray[np.int64], image_ranks: NDArray[np.int64]) -> dict[str, float]:
-    """R@1, 5 and 10 in both directions and their mean, mR, in percent."""
-    found = {f"t2i_R@{cut}": recall_at(text_ranks, cut) for cut in CUTS}
-    found |= {f"i2t_R@{cut}": recall_at(image_ranks, cut) for cut in CUTS}
-    return {**found, "mR": float(np.mean(list(found.values())))}
-
-
-def bootstrap_retrieval(
-    text_ranks: NDArray[np.int64], owners: NDArray[np.int64], image_ranks: NDArray[np.int64], *, seed: int, rounds: int
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals by resampling images, each with all its captions.
-
-    Args:
-        text_ranks: (Q,) rank of each caption's image.
-        owners: (Q,) image of each caption.
-        image_ranks: (I,) rank of each image's best caption.
-        seed: of the resampling.
-        rounds: how many resamplings.
-    """
-    chance = np.random.default_rng(seed)
-    captions_of = [np.flatnonzero(owners == image) for image in range(len(image_ranks))]
-    drawn: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        images = chance.integers(len(image_ranks), size=len(image_ranks))
-        captions = np.concatenate([captions_of[image] for image in images])
-        for name, value in retrieval_metrics(text_ranks[captions], image_ranks[images]).items():
-            drawn.setdefault(name, []).append(value)
-    return {name: (float(np.percentile(v, 2.5)), float(np.percentile(v, 97.5))) for name, v in drawn.items()}

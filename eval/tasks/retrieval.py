@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from eval.metrics.ranking import PROTOCOLS, caption_ranks, caption_statistics, graded_statistics
+from eval.metrics.graded import graded_statistics
+from eval.metrics.ranking import PROTOCOLS, caption_ranks, caption_statistics
 from eval.predictions import Prediction
 from rsvlm.errors import EvaluationError
 
