@@ -115,10 +115,21 @@ def test_the_same_image_twice_changes_no_mean():
     )
 
 
-@pytest.mark.parametrize("references", [[["a road"], []], [["a road"], [" . "]], [["a road"], ["trees", ""]]])
+@pytest.mark.parametrize("references", [[["a road"], []], [["a road"], [" . "]], [["a road"], ["", "."]]])
 def test_an_image_without_words_in_its_references_is_named(references):
-    with pytest.raises(EvaluationError, match="image 1 has no reference"):
+    with pytest.raises(EvaluationError, match="image 1 has no reference with a word"):
         caption_statistics(["a road", "trees"], references)
+
+
+def test_a_reference_without_a_word_beside_others_counts_as_pycocoevalcap_has_it():
+    told, truth = ["a bridge", "a road"], [["", "a bridge"], ["a road", "a wide road"]]
+    ours = caption_statistics(["a bridge", "a road"], [[".", "a bridge ."], ["a road", "a wide road"]]).metrics()
+    assert ours == pytest.approx(published_scores(told, truth), abs=1e-9)
+
+
+def test_an_empty_prediction_does_not_agree_with_an_empty_reference():
+    assert published_scores([""], [["", "a bridge"]])["ROUGE-L"] == 100  # what is not taken over
+    assert caption_statistics([""], [["", "a bridge"]]).metrics()["ROUGE-L"] == 0
 
 
 @pytest.mark.parametrize(("told", "truth"), [(["a"], []), ([], []), (["a", "b"], [["a"]])])

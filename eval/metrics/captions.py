@@ -77,7 +77,8 @@ def caption_statistics(
     """BLEU-1..4, ROUGE-L and CIDEr, all x100, over images.
 
     CIDEr weighs an n-gram by how few of the evaluated images have it in their references. So it is 0 for a single
-    image (log 1), and its intervals keep the weights of the full set. An empty prediction scores 0.
+    image (log 1), and its intervals keep the weights of the full set. An empty prediction scores 0. A reference without
+    a word beside others (RSICD has three) stays and is divided by, as pycocoevalcap does.
 
     Args:
         predictions: one caption for each image.
@@ -85,7 +86,7 @@ def caption_statistics(
         tokenised: the texts are as `tokenise` gives them; else it is applied here.
 
     Raises:
-        EvaluationError: the lists differ in length, or an image has no reference or one without a word.
+        EvaluationError: the lists differ in length, or an image has no reference with a word.
     """
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -94,6 +95,7 @@ def caption_statistics(
     pairs = _by_image(told, truth)
     _, rouge = Rouge().compute_score(*pairs)
     _, cider = Cider().compute_score(*pairs)
+    rouge = np.where([caption.strip() != "" for caption in told], rouge, 0)  # Rouge has "" and "." agree in full
     rows = np.column_stack([np.ones(len(told)), rouge, cider, _bleu_counts(told, truth)])
     return Statistics("images", rows, _values)
 
@@ -156,8 +158,8 @@ def _tokens(
     told = [read(caption) for caption in predictions]
     truth = [[read(caption) for caption in captions] for captions in references]
     for image, captions in enumerate(truth):
-        if not captions or not all(caption.strip() for caption in captions):
-            raise EvaluationError(f"image {image} has no reference or one without words; give each at least one word")
+        if not any(caption.strip() for caption in captions):
+            raise EvaluationError(f"image {image} has no reference with a word; give it one or take the image out")
     return told, truth
 
 
