@@ -5,7 +5,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from eval.metrics import ranking
+from eval.metrics import graded, ranking
 from eval.metrics.graded import graded_statistics, random_scores
 from eval.metrics.ranking import (
     PROTOCOLS,
@@ -252,7 +252,7 @@ def random_sets(chance, count, least):
 
 @pytest.mark.parametrize("size", [1, 5, 40])
 def test_graded_metrics_agree_with_a_slow_twin_even_with_ties(size, monkeypatch):
-    monkeypatch.setattr(ranking, "GRADED_CELLS", 100)
+    monkeypatch.setattr(graded, "GRADED_CELLS", 100)
     chance = np.random.default_rng(size)
     items, cuts = [*random_sets(chance, size - 1, 0), frozenset(LABELS)], (2, 10, 100)
     queries = random_sets(chance, 12, 1)
