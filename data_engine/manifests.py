@@ -42,7 +42,8 @@ def _rows(item: Annotated, out: Path, captions: int, seed: int) -> Iterator[tupl
     image = _image(item, out)
     texts = caption(item, captions, seed)
     if item.pair is None and (texts or item.labels):
-        yield "retrieval", item.sensor, {**image, **_filled(captions=texts, labels=list(item.labels))}
+        task = "retrieval" if texts else "labels"  # what has labels only can be found by labels only
+        yield task, item.sensor, {**image, **_filled(captions=texts, labels=list(item.labels))}
     if item.scene:
         yield "scenes", item.sensor, {**image, "label": item.scene}
     asked = image if item.pair is None else _dates(item, item.pair, out)
