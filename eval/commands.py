@@ -177,7 +177,8 @@ def diff(first: Folder, second: Folder, seed: Seed = 0, as_json: AsJson = False)
         surely = "" if row["low"] is None or row["low"] <= 0 <= row["high"] else " *"
         low, high = _number(row["low"]), _number(row["high"])
         typer.echo(
-            f"{name:24} {row['first']:7.2f} -> {row['second']:7.2f}  {_number(row['value'])} [{low}, {high}]{surely}"
+            f"{name:24} {_number(row['first']):>7} -> {_number(row['second']):>7}  "
+            f"{_number(row['value'])} [{low}, {high}]{surely}"
         )
     typer.echo("* the interval leaves out 0")
 

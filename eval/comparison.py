@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,14 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         rows = {
-            name: {"first": round(self.first[name], 2), "second": round(self.second[name], 2), **change.to_json()}
+            name: {"first": _plain(self.first[name]), "second": _plain(self.second[name]), **change.to_json()}
             for name, change in self.difference.items()
         }
         return {"task": self.task, "protocol": self.protocol, "n": self.units, "unit": self.unit, "metrics": rows}
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 2)
 
 
 def compare_runs(first: Path, second: Path, *, seed: int = 0) -> Comparison:
@@ -45,7 +50,7 @@ def compare_runs(first: Path, second: Path, *, seed: int = 0) -> Comparison:
             ("protocol", one.settings.protocol, other.settings.protocol),
             ("queries", one.settings.queries, other.settings.queries),
             ("manifest", sha256_of(one.manifest), sha256_of(other.manifest)),
-            ("choice of lines", [r.number for r in one.rows], [r.number for r in other.rows]),
+            ("lines chosen and read", [r.number for r in one.rows], [r.number for r in other.rows]),
         )
         if a != b
     ]

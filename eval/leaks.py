@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval.leakage import LeakReport, Listed, find_leaks
 from rsvlm.manifests import read_lines
@@ -48,14 +48,18 @@ def images_of(manifest: Path) -> list[Listed]:
 
 
 def _images(line: Line) -> list[Listed]:
-    place, sensor = line.text("place", ""), line.values.get("sensor")
+    place, sensor = line.text("place", ""), line.text("sensor", "") or None
     image = line.values.get("image", [])
-    files = [image] if isinstance(image, str) else list(image)
-    if "bands" in line.values:  # one image: its first band stands for it
-        return [Listed(line.path_of(file), None, place) for file in files[:1]]
+    files = image if isinstance(image, list) else [image]
+    if len(files) > 1 and "bands" in line.values:  # one image: its first band stands for it
+        return [Listed(line.path_of(files[0]), None, place)]
     found = [Listed(line.path_of(file), sensor, place) for file in files]
+    sensors = line.texts("sensors")
     for key in ("before", "after"):
-        names: list[Any] = line.values.get(key, [])
-        sensors = line.values.get("sensors", [sensor] * len(names))
-        found += [Listed(line.path_of(file), each, place) for file, each in zip(names, sensors, strict=False)]
+        names = line.texts(key)
+        if sensors and len(sensors) != len(names):
+            raise line.fault(f"has {len(names)} files {key} and {len(sensors)} sensors; name one sensor a file")
+        found += [
+            Listed(line.path_of(f), s, place) for f, s in zip(names, sensors or [sensor] * len(names), strict=True)
+        ]
     return found

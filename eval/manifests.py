@@ -11,13 +11,14 @@ from rsvlm.manifests import Line, read_lines
 from rsvlm.raster import read_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rsvlm.scene import Scene
 
 Box = tuple[float, float, float, float]
 Ring = tuple[tuple[float, float], ...]
+FAR = 1e9  # pixels: what lies further out is no coordinate
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,9 @@ def read_mapped(manifest: Path) -> list[Mapped]:
     rows: list[Mapped] = []
     for line in read_lines(manifest, required=required, optional=frozenset({"labels_band", "ignore"})):
         codes, ignore, band = _codes(line), line.values.get("ignore", []), line.values.get("labels_band", 1)
-        if not isinstance(band, int) or not isinstance(ignore, list) or not all(isinstance(c, int) for c in ignore):
-            raise line.fault("needs labels_band as a whole number and ignore as a list of codes")
+        whole = isinstance(band, int) and band >= 1
+        if not whole or not isinstance(ignore, list) or not all(isinstance(c, int) for c in ignore):
+            raise line.fault("needs labels_band as a whole number from 1 and ignore as a list of codes")
         if rows and codes != rows[0].codes:
             raise line.fault(f"has other codes than line {rows[0].number}; one manifest has one list of classes")
         rows.append(Mapped(line.number, _picture(line, "image"), line.file("labels"), band, codes, tuple(ignore)))
@@ -179,8 +181,9 @@ def read_changed(manifest: Path) -> list[Changed]:
     optional = frozenset({"sensors", "mask", "phrase", "captions"})
     rows = []
     for line in read_lines(manifest, required=frozenset({"before", "after"}), optional=optional):
-        before, after, sensors = _list(line, "before"), _list(line, "after"), line.values.get("sensors")
-        names = [None] * len(before) if sensors is None else _list(line, "sensors")
+        before, after, names = _list(line, "before"), _list(line, "after"), line.texts("sensors")
+        if "sensors" not in line.values:
+            names = (line.text("sensor", ""),) * len(before)
         if not before or not len(before) == len(after) == len(names):
             raise line.fault(
                 f"needs as many before, after and sensors; got {len(before)}, {len(after)} and {len(names)}"
@@ -191,7 +194,9 @@ def read_changed(manifest: Path) -> list[Changed]:
             raise line.fault("needs a mask or captions; it has neither")
         place = line.text("place", "")
         dates = [
-            tuple(Picture((line.path_of(name),), sensor, (), place) for name, sensor in zip(files, names, strict=True))
+            tuple(
+                Picture((line.path_of(n),), sensor or None, (), place) for n, sensor in zip(files, names, strict=True)
+            )
             for files in (before, after)
         ]
         rows.append(Changed(line.number, dates[0], dates[1], mask, line.text("phrase", ""), captions))
@@ -204,7 +209,7 @@ def read_planned(manifest: Path) -> list[Planned]:
     for line in read_lines(manifest, required=frozenset({"question", "plan"})):
         try:
             plan = Plan.from_json(line.values["plan"])
-        except (PlanError, TypeError) as error:
+        except (PlanError, TypeError, AttributeError) as error:
             raise line.fault(f"needs a plan: {error}") from error
         rows.append(Planned(line.number, line.text("question"), plan))
     return rows
@@ -225,6 +230,8 @@ READERS: dict[str, Callable[[Path], list[Any]]] = {
 def _picture(line: Line, key: str) -> Picture:
     value = line.values[key]
     files = tuple(line.path_of(name) for name in (value if isinstance(value, list) else [value]))
+    if not files:
+        raise line.fault(f"needs {key!r} as a file or a list of files; the list is empty")
     bands = line.texts("bands")
     if len(files) != 1 and len(bands) != len(files):
         raise line.fault(f"has {len(files)} files and {len(bands)} bands; name one band a file")
@@ -242,6 +249,12 @@ def _dates(line: Line) -> tuple[Picture, ...]:
     return tuple(Picture((line.path_of(name),), sensor, (), line.text("place", "")) for name in value)
 
 
+def _seen_by(line: Line, files: list[Any], sensors: Sequence[str]) -> tuple[Picture, ...]:
+    place = line.text("place", "")
+    pairs = zip(files, sensors, strict=True)
+    return tuple(Picture((line.path_of(file),), sensor or None, (), place) for file, sensor in pairs)
+
+
 def _list(line: Line, key: str) -> list[Any]:
     value = line.values.get(key, [])
     if not isinstance(value, list):
@@ -251,8 +264,8 @@ def _list(line: Line, key: str) -> list[Any]:
 
 def _numbers(line: Line, values: Any, count: int) -> tuple[float, ...]:
     right = isinstance(values, list) and len(values) == count
-    if not right or not all(isinstance(v, int | float) and abs(v) < float("inf") for v in values):
-        raise line.fault(f"needs {count} finite numbers; got {values!r}")
+    if not right or not all(isinstance(v, int | float) and abs(v) < FAR for v in values):
+        raise line.fault(f"needs {count} finite numbers of pixels; got {values!r}")
     return tuple(float(v) for v in values)
 
 
@@ -279,6 +292,7 @@ def _codes(line: Line) -> dict[int, str]:
         named = {int(code): name for code, name in codes.items()}
     except (AttributeError, ValueError) as error:
         raise line.fault(f'needs codes as {{"10": "tree cover"}}; got {codes!r}') from error
-    if not named or not all(isinstance(name, str) and name for name in named.values()):
-        raise line.fault("needs a name for every code")
+    names = list(named.values())
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(codes):
+        raise line.fault("needs codes with a name of its own for every code")
     return named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,17 @@ def read_predictions(path: Path, numbers: Sequence[int]) -> dict[int, Predicted]
     known, found = set(numbers), dict[int, Predicted]()
     for at, row in _rows(path):
         number = row.get("line")
-        if number not in known:
+        if type(number) is not int or number not in known:
             raise EvaluationError(f"{path}:{at} is for line {number!r}, which is not among the lines to be scored")
         if number in found:
             raise EvaluationError(f"{path}:{at} is for line {number} again; keep one prediction a line")
         prediction, error = row.get("prediction"), row.get("error", "")
         if not isinstance(prediction, dict) and not error:
             raise EvaluationError(f"{path}:{at} needs a prediction in braces; got {prediction!r}")
-        found[number] = Predicted(number, prediction or {}, float(row.get("seconds", 0.0)), str(error))
+        seconds = row.get("seconds", 0.0)
+        if not isinstance(seconds, int | float):
+            raise EvaluationError(f"{path}:{at} needs seconds as a number; got {seconds!r}")
+        found[number] = Predicted(number, prediction or {}, float(seconds), str(error))
     return found
 
 
@@ -54,6 +58,8 @@ def append(path: Path, lines: Iterable[Predicted]) -> None:
     """Add lines at the end, on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(line.to_text() for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def drop_half_line(path: Path) -> None:
@@ -70,10 +76,16 @@ def drop_half_line(path: Path) -> None:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise EvaluationError(f"{path.parent} holds no {path.name}; give the folder an evaluation wrote into")
-    for at, text in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        texts = path.read_text(encoding="utf-8-sig").split("\n")  # an answer may hold the line ends of Unicode
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path} is not text in UTF-8: {error}") from error
+    for at, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
         try:
             row = json.loads(text, parse_constant=_refuse)
-        except (json.JSONDecodeError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(f"{path}:{at} is not a prediction: {error}") from error
         if not isinstance(row, dict):
             raise EvaluationError(f"{path}:{at} is not a JSON object; write one in braces a line")
@@ -87,7 +99,7 @@ def _refuse(name: str) -> float:
 def numbers_of(prediction: Prediction, key: str) -> list[float]:
     """A list of finite numbers of a prediction, empty where it is missing; raises EvaluationError."""
     values = prediction.get(key, [])
-    if not isinstance(values, list) or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and abs(v) < math.inf for v in values):
         raise EvaluationError(f"a prediction needs {key!r} as a list of finite numbers; got {str(values)[:80]}")
     return [float(v) for v in values]
 

@@ -7,23 +7,25 @@ import os
 import platform
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from eval.models import Models, blank
-from eval.predictions import FILE, Predicted, Prediction, append, drop_half_line, read_predictions
+from eval.predictions import FILE, Predicted, append, drop_half_line, read_predictions
 from eval.runs import (
     BLIND,
     REPORT,
+    RUN,
     Run,
     blind_predictions,
     claim,
     git_hash,
+    identity,
     read_json,
     reopen,
     scorable,
@@ -33,6 +35,9 @@ from eval.runs import (
 from eval.statistics import Statistics, intervals
 from rsvlm.errors import BandError, ImageryError, SceneError, SensorError
 from rsvlm.scene import Scene
+
+if TYPE_CHECKING:
+    from eval.tasks.task import Task
 
 BATCH = 32
 PACKAGES = (
@@ -66,7 +71,6 @@ def evaluate(run: Run, models: Models, *, about: dict[str, Any] | None = None) -
     report |= {
         "git": git_hash(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
-        "seed": run.settings.seed,
         "device": models.device,
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "seconds": round(time.perf_counter() - started, 1),
@@ -80,21 +84,24 @@ def evaluate(run: Run, models: Models, *, about: dict[str, Any] | None = None) -
 def rescore(folder: Path, *, manifest: Path | None = None, name: str = "", protocol: str = "") -> dict[str, Any]:
     """Score the predictions in a folder again, without any model; replaces what report.json says of metrics.
 
-    A folder without run.json (predictions someone else made) needs `manifest` and `name`. Raises EvaluationError
+    A folder without run.json (predictions someone else made) needs `manifest` and `name`, and has one afterwards, so
+    that it can be compared and shown like any other. Raises EvaluationError
     where the manifest has changed since.
     """
     run = reopen(folder, manifest=manifest, name=name, protocol=protocol)
     stored = read_json(folder / REPORT) if (folder / REPORT).is_file() else {}
     report = {**stored, **_report(run, {}), "data_sha256": sha256_of(run.manifest), "scored_with": git_hash()}
+    if not (folder / RUN).is_file():
+        write_json(folder / RUN, identity(run, {}))
     write_json(folder / REPORT, report)
     return report
 
 
 def statistics_of(folder: Path) -> tuple[Run, Statistics]:
-    """The additive statistics of a finished run, for comparing it with another."""
+    """A finished run, narrowed to the lines that could be read, with its additive statistics."""
     run = reopen(folder)
     rows, predictions, _ = scorable(run)
-    return run, run.task.statistics(rows, predictions, folder)
+    return replace(run, rows=tuple(rows)), run.task.statistics(rows, predictions, folder)
 
 
 def predict(run: Run, models: Models) -> None:
@@ -120,11 +127,28 @@ def _predicted(run: Run, batch: Sequence[Any], models: Models, blind: _Blind) ->
             readable.append(row)
         except UNREADABLE as error:
             failed.append(Predicted(row.number, {}, 0.0, str(error)))
-            logger.warning("line %d is left out: %s", row.number, error)
-    found = run.task.predict(readable, scenes, models, run.folder) if readable else []
+    said = [*_said(run.task, readable, scenes, models, run.folder), *failed]
     seconds = (time.perf_counter() - started) / len(batch)
+    for each in said:
+        if each.error:
+            logger.warning("line %d is left out: %s", each.number, each.error)
     blind.take(readable, scenes)
-    return [*(Predicted(r.number, p, seconds) for r, p in zip(readable, found, strict=True)), *failed]
+    return [replace(each, seconds=seconds) for each in said]
+
+
+def _said(
+    task: Task, rows: Sequence[Any], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
+) -> list[Predicted]:
+    """Predictions of a batch; where one of its scenes is refused, line by line, so that the others are not lost."""
+    if not rows:
+        return []
+    try:
+        found = task.predict(rows, scenes, models, folder)
+    except UNREADABLE as error:
+        if len(rows) == 1:
+            return [Predicted(rows[0].number, {}, 0.0, str(error))]
+        return [_said(task, [row], [seen], models, folder)[0] for row, seen in zip(rows, scenes, strict=True)]
+    return [Predicted(row.number, prediction, 0.0) for row, prediction in zip(rows, found, strict=True)]
 
 
 class _Blind:
@@ -133,7 +157,7 @@ class _Blind:
     def __init__(self, run: Run, models: Models) -> None:
         self.run, self.models = run, models
         self.folder = run.folder / BLIND
-        self.said: dict[Hashable, Prediction] = {}
+        self.said: dict[Hashable, Predicted] = {}
         drop_half_line(self.folder / FILE)
         numbers = [row.number for row in run.rows]
         self.done = set(read_predictions(self.folder / FILE, numbers)) if (self.folder / FILE).is_file() else set()
@@ -146,10 +170,9 @@ class _Blind:
         self.folder.mkdir(exist_ok=True)
         new = {self._key(row, seen): (row, seen) for row, seen in todo if self._key(row, seen) not in self.said}
         empty = [tuple(blank(scene) for scene in seen) for _, seen in new.values()]
-        if new:
-            found = self.run.task.predict([row for row, _ in new.values()], empty, self.models, self.folder)
-            self.said.update(zip(new, found, strict=True))
-        append(self.folder / FILE, [Predicted(row.number, self.said[self._key(row, seen)], 0.0) for row, seen in todo])
+        found = _said(self.run.task, [row for row, _ in new.values()], empty, self.models, self.folder)
+        self.said.update(zip(new, found, strict=True))
+        append(self.folder / FILE, [replace(self.said[self._key(*each)], number=each[0].number) for each in todo])
 
     def _key(self, row: Any, scenes: tuple[Scene, ...]) -> Hashable:
         return self.run.task.asked(row), tuple((scene.sensor.name, scene.bands, scene.shape) for scene in scenes)
@@ -174,6 +197,7 @@ def _report(run: Run, models: dict[str, Any]) -> dict[str, Any]:
         "metrics": {name: interval.to_json() for name, interval in intervals(statistics, seed=seed).items()},
         "baselines": {name: _values(each) for name, each in sorted(baselines.items())},
         **models,
+        "seed": seed,
         "settings": asdict(run.settings),
     }
 

@@ -20,6 +20,7 @@ from eval.tasks.task import Settings, Task, chosen_protocol
 from rsvlm.errors import EvaluationError
 
 RUN, REPORT, BLIND = "run.json", "report.json", "blind"
+PART = "run.part"  # what an interruption may leave of run.json
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,32 @@ def prepare(name: str, manifest: Path, settings: Settings, folder: Path) -> Run:
 
 def claim(run: Run, models: dict[str, Any]) -> None:
     """Write run.json, or find the same one there and go on with it; raises EvaluationError for anything else."""
-    identity = {
+    run.folder.mkdir(parents=True, exist_ok=True)
+    plain = identity(run, models)
+    if (run.folder / RUN).is_file():
+        before = read_json(run.folder / RUN)
+        differing = [key for key in plain if before.get(key) != plain[key]]
+        if differing:
+            raise EvaluationError(
+                f"{run.folder} holds a run with another {' and '.join(differing)}; give a new folder as --out"
+            )
+    elif any(path.name != PART for path in run.folder.iterdir()):
+        raise EvaluationError(f"{run.folder} holds something else; give a new folder as --out")
+    (run.folder / REPORT).unlink(missing_ok=True)  # true again when the run has ended
+    write_json(run.folder / RUN, plain)
+
+
+def identity(run: Run, models: dict[str, Any]) -> dict[str, Any]:
+    """What run.json holds: all that makes one run another."""
+    found = {
         "task": run.task.name,
         "manifest": os.path.relpath(run.manifest.resolve(), run.folder.resolve()),
         "data_sha256": sha256_of(run.manifest),
         "settings": asdict(run.settings),
         "models": models,
     }
-    run.folder.mkdir(parents=True, exist_ok=True)
-    if (run.folder / RUN).is_file():
-        before, plain = read_json(run.folder / RUN), json.loads(json.dumps(identity))
-        differing = [key for key in plain if before.get(key) != plain[key]]
-        if differing:
-            raise EvaluationError(
-                f"{run.folder} holds a run with another {' and '.join(differing)}; give a new folder as --out"
-            )
-    elif any(run.folder.iterdir()):
-        raise EvaluationError(f"{run.folder} holds something else; give a new folder as --out")
-    (run.folder / REPORT).unlink(missing_ok=True)  # true again when the run has ended
-    write_json(run.folder / RUN, identity)
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
 def reopen(folder: Path, *, manifest: Path | None = None, name: str = "", protocol: str = "") -> Run:
@@ -70,10 +78,9 @@ def reopen(folder: Path, *, manifest: Path | None = None, name: str = "", protoc
     Raises EvaluationError where the manifest is not the one that was run.
     """
     if (folder / RUN).is_file():
-        stored = read_json(folder / RUN)
+        stored, settings = _stored(folder)
         if name and name != stored["task"]:
             raise EvaluationError(f"{folder} holds a run of {stored['task']}, not of {name}")
-        settings = Settings(**{**stored["settings"], "templates": tuple(stored["settings"]["templates"])})
         path = manifest or Path(os.path.normpath(folder / stored["manifest"]))
         if not path.is_file() or sha256_of(path) != stored["data_sha256"]:
             raise EvaluationError(f"{path} is not the manifest that {folder} was run on; give that one as --data")
@@ -84,6 +91,19 @@ def reopen(folder: Path, *, manifest: Path | None = None, name: str = "", protoc
             f"{', '.join(READERS)}"
         )
     return prepare(name, manifest, Settings(protocol=protocol), folder)
+
+
+def _stored(folder: Path) -> tuple[dict[str, Any], Settings]:
+    """run.json and the settings in it."""
+    stored = read_json(folder / RUN)
+    try:
+        settings = Settings(**{**stored["settings"], "templates": tuple(stored["settings"]["templates"])})
+        known = stored["task"] in READERS and {"manifest", "data_sha256"} <= set(stored)
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(f"{folder / RUN} is not of this version: {error}; run the evaluation again") from error
+    if not known:
+        raise EvaluationError(f"{folder / RUN} is damaged: it names no task and manifest; run the evaluation again")
+    return stored, settings
 
 
 def scorable(run: Run) -> tuple[list[Any], list[Prediction], dict[int, str]]:
@@ -108,7 +128,8 @@ def blind_predictions(run: Run, rows: Sequence[Any]) -> list[Prediction]:
     """What the same model said without the image, an empty list where it was not asked about every line."""
     path = run.folder / BLIND / FILE
     found = read_predictions(path, [row.number for row in run.rows]) if path.is_file() else {}
-    return [found[row.number].prediction for row in rows] if all(row.number in found for row in rows) else []
+    said = [found[row.number].prediction for row in rows if row.number in found and not found[row.number].error]
+    return said if len(said) == len(rows) else []
 
 
 def _chosen(rows: Sequence[Any], settings: Settings) -> list[Any]:

@@ -45,15 +45,19 @@ class Line:
     def path_of(self, name: Any) -> Path:
         """The path a name in this line stands for; raises ConfigError where there is no such file."""
         path = self.manifest.parent / str(name)
-        if not isinstance(name, str) or not path.is_file():
-            raise self.fault(f"names {name!r}, which is no file; paths are relative to the manifest")
+        try:
+            there = isinstance(name, str) and path.is_file()
+        except OSError:  # a name longer than the file system allows
+            there = False
+        if not there:
+            raise self.fault(f"names {str(name)[:200]!r}, which is no file; paths are relative to the manifest")
         return path
 
 
 def read_lines(manifest: Path, *, required: frozenset[str], optional: frozenset[str] = frozenset()) -> list[Line]:
     """Every line of a manifest as an object of known keys; raises ConfigError naming the line and the keys."""
     try:
-        texts = manifest.read_text(encoding="utf-8-sig").splitlines()
+        texts = manifest.read_text(encoding="utf-8-sig").split("\n")  # a caption may hold the line ends of Unicode
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{manifest} cannot be read as a manifest: {error}") from error
     lines = [
@@ -69,14 +73,14 @@ def read_lines(manifest: Path, *, required: frozenset[str], optional: frozenset[
 def _line(manifest: Path, number: int, text: str, required: frozenset[str], known: frozenset[str]) -> Line:
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{manifest}:{number} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{manifest}:{number} is not a JSON object; write one in braces a line")
     unknown, missing = sorted(set(values) - known), sorted(required - set(values))
     if unknown or missing:
         raise ConfigError(
-            f"{manifest}:{number} needs {' and '.join(sorted(required))}; "
+            f"{manifest}:{number} needs {' and '.join(sorted(required)) or 'known keys'}; "
             f"missing: {', '.join(missing) or 'none'}, unknown keys: {', '.join(unknown) or 'none'}"
         )
     return Line(manifest, number, values)

@@ -14,7 +14,7 @@ from eval.metrics.maps import change_statistics
 from eval.predictions import Prediction, text_of
 from eval.tasks.captions import caption_baselines
 from rsvlm.change import Change, compare
-from rsvlm.errors import EvaluationError
+from rsvlm.errors import EvaluationError, SceneError
 from rsvlm.language.plan import Plan
 from rsvlm.raster import read_labels
 
@@ -96,10 +96,13 @@ class Changes:
 
     def _compare(self, row: Changed, scenes: tuple[Scene, ...], models: Models, folder: Path) -> Prediction:
         half = len(scenes) // 2
-        plan = Plan("change", row.phrase, "new" if row.phrase else "")
-        changes = [compare(plan, scenes[i], scenes[half + i], models.encoder) for i in range(half)]
         if self.settings.protocol == "captions":
             return {"caption": models.assistant.compare(scenes[0], scenes[half]).text}
+        sizes = sorted({scene.shape for scene in scenes[:half]})
+        if len(sizes) > 1:
+            raise SceneError(f"sensors of one place need images of one size to vote on a pixel; got {sizes}")
+        plan = Plan("change", row.phrase, "new" if row.phrase else "")
+        changes = [compare(plan, scenes[i], scenes[half + i], models.encoder) for i in range(half)]
         votes = np.mean([change.mask.pixels for change in changes], axis=0)
         layer = np.where(votes >= 0.5, 255, 0).astype(np.uint8)
         return {"map": write_map(layer, folder, row.number), "how": [_how(change) for change in changes]}

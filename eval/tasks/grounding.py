@@ -20,11 +20,11 @@ from eval.metrics.boxes import (
     whole_image,
 )
 from eval.predictions import Prediction, numbers_of, text_of
-from rsvlm.errors import EvaluationError
+from rsvlm.errors import EvaluationError, QueryError
 from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eval.statistics import Statistics
     from eval.tasks.task import Settings
     from rsvlm.answer import Answer
-    from rsvlm.scene import Scene
+    from rsvlm.scene import Region, Scene
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ class Grounding:
         """Boxes and oriented boxes with scores, and the mask of them all where the truth is a mask."""
         found = []
         for row, (scene,) in zip(rows, scenes, strict=True):
-            answer = models.assistant.ground(scene, row.phrase)
-            prediction = _shapes_of(answer, scene)
+            prediction, regions = _grounded(scene, row.phrase, models)
             if self.masks:
-                prediction["map"] = write_map(_painted(answer, scene), folder, row.number)
+                prediction["map"] = write_map(_painted(regions, scene), folder, row.number)
             found.append(prediction)
         return found
 
@@ -117,7 +116,17 @@ class Grounding:
         return mask_statistics(truths, masks, threshold_rule=PROTOCOLS[self.settings.protocol])
 
 
-def _shapes_of(answer: Answer, scene: Scene) -> dict[str, Any]:
+def _grounded(scene: Scene, phrase: str, models: Models) -> tuple[Prediction, tuple[Region, ...]]:
+    """What the assistant outlines; a phrase that it refuses, such as a very long one, counts as nothing found."""
+    try:
+        answer = models.assistant.ground(scene, phrase)
+    except QueryError as error:
+        refused = {"boxes": [], "polygons": [], "scores": [], "size": list(scene.shape), "text": str(error)}
+        return {**refused, "abstained": True, "confidence": 0.0}, ()
+    return _shapes_of(answer, scene), answer.regions
+
+
+def _shapes_of(answer: Answer, scene: Scene) -> Prediction:
     regions = answer.regions
     return {
         "boxes": [[round(float(v), 2) for v in region.box] for region in regions],
@@ -134,10 +143,10 @@ def _corners(geometry: Any) -> list[list[float]]:
     return [[round(x, 2), round(y, 2)] for x, y in shapely.get_coordinates(geometry)[:-1].tolist()]
 
 
-def _painted(answer: Answer, scene: Scene) -> NDArray[np.uint8]:
+def _painted(regions: Sequence[Region], scene: Scene) -> NDArray[np.uint8]:
     from rasterio.features import rasterize
 
-    shapes = [region.polygon for region in answer.regions]
+    shapes = [region.polygon for region in regions]
     layer = rasterize(shapes, scene.shape) if shapes else np.zeros(scene.shape)
     return np.asarray(layer, np.uint8) * np.uint8(255)
 
@@ -158,21 +167,21 @@ def _middle(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _size(prediction: Prediction) -> tuple[int, int]:
-    height, width = (int(v) for v in numbers_of(prediction, "size")) if "size" in prediction else (0, 0)
-    if height < 1 or width < 1:
+    size = numbers_of(prediction, "size")
+    if len(size) != 2 or min(size) < 1:
         raise EvaluationError("a prediction of boxes needs the image's size as [height, width] in pixels")
-    return height, width
+    return int(size[0]), int(size[1])
 
 
 def _predicted(row: Grounded, prediction: Prediction) -> Shapes:
     """Shapes in the form of the truth; a `dialect` says in which syntax a model's `answer` writes them."""
     if "dialect" in prediction:
-        parsed = parse(text_of(prediction, "answer"), text_of(prediction, "dialect"), _size(prediction))
-        return Shapes.from_polygons(parsed.polygons) if parsed.polygons else Shapes.from_boxes(parsed.boxes)
-    scores: Callable[[], list[float] | None] = lambda: numbers_of(prediction, "scores") or None  # noqa: E731
+        return parse(text_of(prediction, "answer"), text_of(prediction, "dialect"), _size(prediction)).shapes
+    boxes, polygons = prediction.get("boxes", []), prediction.get("polygons", [])
     try:
-        if row.polygons and prediction.get("polygons"):
-            return Shapes.from_polygons(prediction["polygons"], scores())
-        return Shapes.from_boxes(prediction.get("boxes", []), scores())
+        scores = numbers_of(prediction, "scores") or None
+        if polygons and (row.polygons or not boxes):
+            return Shapes.from_polygons(polygons, scores)
+        return Shapes.from_boxes(boxes, scores)
     except (ValueError, TypeError) as error:
         raise EvaluationError(f"the prediction for line {row.number} is no list of boxes: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.predictions import Prediction
 from eval.statistics import Statistics, Sums, ratio
-from rsvlm.errors import EvaluationError, PlanError
+from rsvlm.errors import EvaluationError, PlanError, QueryError
 from rsvlm.language.plan import Plan
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Plans:
         self, rows: Sequence[Planned], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
     ) -> list[Prediction]:
         """The plan of each question."""
-        return [{"plan": models.language.plan(row.question, "").to_json()} for row in rows]
+        return [_planned(row.question, models) for row in rows]
 
     def statistics(self, rows: Sequence[Planned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """Accuracies in percent."""
@@ -73,10 +73,18 @@ class Plans:
         }
 
 
+def _planned(question: str, models: Models) -> Prediction:
+    """A question the model refuses, such as a very long one, counts as one it cannot answer."""
+    try:
+        return {"plan": models.language.plan(question, "").to_json()}
+    except QueryError as error:
+        return {"plan": Plan("abstain").to_json(), "text": str(error)}
+
+
 def _plan(prediction: Prediction) -> Plan:
     try:
         return Plan.from_json(prediction["plan"])
-    except (KeyError, TypeError, PlanError) as error:
+    except (KeyError, TypeError, AttributeError, PlanError) as error:
         raise EvaluationError(f"a prediction needs a plan: {error}") from error
 
 
