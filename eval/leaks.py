@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eval.leakage import LeakReport, Listed, find_leaks
+from rsvlm.leakage.pairs import LeakReport, Listed, find_leaks
 from rsvlm.manifests import read_lines
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import shapely
 from tqdm import tqdm
 
-from eval.likeness import TURNS, agreement, hashed, near_hashes, turned
-from eval.sightings import Listed, Seen, look
 from rsvlm.errors import EvaluationError
+from rsvlm.leakage.likeness import TURNS, agreement, hashed, near_hashes, turned
+from rsvlm.leakage.sightings import Listed, Seen, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,9 +7,9 @@ import pytest
 from fakes import TinyEncoder, write_raster
 from PIL import Image
 
-from eval.leakage import Leak, LeakReport, Listed, _strongest, find_leaks
-from eval.likeness import near_hashes, turned
 from rsvlm.errors import EvaluationError
+from rsvlm.leakage.likeness import near_hashes, turned
+from rsvlm.leakage.pairs import Leak, LeakReport, Listed, _strongest, find_leaks
 
 
 def picture(seed, side=96):
@@ -275,7 +275,7 @@ def test_hashes_in_blocks_equal_the_slow_comparison(monkeypatch):
     wanted = [each for each in slow if each[3] <= 20]
     assert {(4, 7, 3, 3), (8, 0, 0, 0), (8, 0, 1, 0)} <= set(wanted)
     for cells in (1, 1000, 2**22):
-        monkeypatch.setattr("eval.likeness.CELLS", cells)
+        monkeypatch.setattr("rsvlm.leakage.likeness.CELLS", cells)
         found = [each for block in near_hashes(rows, columns, 20) for each in zip(*map(list, block), strict=True)]
         assert found == wanted
 

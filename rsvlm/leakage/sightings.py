@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from eval.likeness import thumbnail
 from rsvlm.errors import GeoreferenceError, RsvlmError
+from rsvlm.leakage.likeness import thumbnail
 from rsvlm.raster import open_raster
 
 if TYPE_CHECKING:
