@@ -46,6 +46,37 @@ def manifests(
         typer.echo(f"{count}\t{out / file}")
 
 
+@app.command("build")
+def build_pack(
+    config: Annotated[
+        Path, typer.Argument(help="TOML file, or the name of a shipped one: default.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pack; an interrupted build goes on there.")],
+    root: Annotated[Path, typer.Option(help="Folder that the sources' folders are in.")] = Path(),
+) -> None:
+    """Build training data: captions, questions, expressions, changes, plans and sentences, in shards."""
+    from data_engine.build import BuildConfig, build
+
+    manifest = build(BuildConfig.load(config), root, out)
+    for name, counts in manifest["counts"].items():
+        typer.echo(f"{name}\t{sum(counts.values())}\t{', '.join(f'{kind} {n}' for kind, n in counts.items())}")
+    typer.echo(
+        f"{manifest['samples']} samples in {out}, {manifest['seconds']} s; leaks: {manifest['leakage']['pairs']}"
+    )
+
+
+@app.command("show")
+def show_pack(
+    folder: Annotated[Path, typer.Argument(help="A pack.", show_default=False)],
+    per_kind: Annotated[int, typer.Option(help="Samples of each kind.", min=1)] = 24,
+    seed: Annotated[int, typer.Option(help="Which samples are drawn.")] = 0,
+) -> None:
+    """Write an HTML sheet of random samples, pictures with their texts."""
+    from data_engine.sheet import write_sheet
+
+    typer.echo(f"open {write_sheet(folder, per_kind=per_kind, seed=seed)}")
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the answers, pictures and the page.")] = Path("demo-out"),
 ) -> None:

@@ -1,0 +1,251 @@
+"""Building a pack: sources read, leaks looked for, recipes run, shards written; killed anywhere, it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+import tomllib
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from data_engine.catalogue import CATALOGUE
+from data_engine.pack import MANIFEST, Shard, sha256_of, write_manifest, write_shard
+from data_engine.recipes import captions, change, plans, questions, referring, wording
+from data_engine.sample import Sample
+from rsvlm.errors import ConfigError, DatasetError
+from rsvlm.leakage.pairs import LeakReport, Listed, find_leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from data_engine.annotated import Annotated
+
+logger = logging.getLogger(__name__)
+PER_IMAGE: dict[str, Callable[..., Iterator[Sample]]] = {
+    "captions": captions.make,
+    "questions": questions.make,
+    "referring": referring.make,
+    "change": change.make,
+}
+WITHOUT_IMAGE: dict[str, Callable[..., Iterator[Sample]]] = {"plans": plans.make, "wording": wording.make}
+UNIT = 250  # images a shard is made from: what an interruption can cost
+AT_ONCE = 5000  # samples a shard of a recipe without images holds
+BUILD, LEAKS, SIMULATED = "build.json", "leakage.json", "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """One source of a build: how many samples of each kind to ask of every image."""
+
+    dataset: str  # name in the catalogue
+    folder: str  # relative to the root
+    captions: int = 5
+    questions: int = 8
+    referring: int = 6
+    change: int = 6
+    limit: int = 0  # of images; 0 for all
+    without: tuple[str, ...] = ()  # ends of image paths to leave out, such as near-duplicates across the split
+
+
+@dataclass(frozen=True, slots=True)
+class BuildConfig:
+    """Everything a pack depends on."""
+
+    name: str
+    sources: tuple[SourceConfig, ...]
+    seed: int = 0
+    simulated: int = 0  # places to simulate
+    counts: dict[str, int] = field(default_factory=dict)  # samples of recipes without images
+
+    @classmethod
+    def load(cls, path: Path) -> BuildConfig:
+        """Read a TOML file, or a shipped one by name; raises ConfigError naming unknown keys and datasets."""
+        shipped = resources.files("data_engine").joinpath(f"configs/{path}.toml")
+        try:
+            text = shipped.read_text("utf-8") if not path.suffix and shipped.is_file() else path.read_text("utf-8")
+            plain = tomllib.loads(text)
+            sources = tuple(_source(each) for each in plain.pop("sources"))
+            unknown = sorted(set(plain) - {f.name for f in fields(cls)})
+            if unknown:
+                raise ConfigError(f"{path} has unknown keys {', '.join(unknown)}")
+            config = cls(sources=sources, **plain)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is no build config: {error}") from error
+        wrong = sorted(set(config.counts) - set(WITHOUT_IMAGE))
+        if wrong:
+            raise ConfigError(f"{path} counts {', '.join(wrong)}; counts are of {', '.join(WITHOUT_IMAGE)}")
+        return config
+
+
+def _source(plain: dict[str, Any]) -> SourceConfig:
+    unknown = sorted(set(plain) - {f.name for f in fields(SourceConfig)})
+    if unknown:
+        raise ConfigError(f"a source has no keys {', '.join(unknown)}")
+    config = SourceConfig(**{**plain, "without": tuple(plain.get("without", ()))})
+    if config.dataset not in CATALOGUE:
+        raise ConfigError(f"there is no dataset {config.dataset!r}; `rsvlm data list` names those there are")
+    return config
+
+
+def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
+    """Build a pack, or go on where an interrupted build stopped; returns its manifest.
+
+    Args:
+        config: what to build.
+        root: the folder that the sources' folders are relative to.
+        out: the pack; paths of images in it are relative to it.
+
+    Raises DatasetError where a source is not as published, `out` holds something else, or images of the training part
+    turn up in another part.
+    """
+    started = time.perf_counter()
+    _claim(config, root, out)
+    parts = _read(config, root, out)
+    leaks = _without_leaks(parts, out)
+    shards: list[Shard] = []
+    for name, source, items in parts:
+        for start in tqdm(range(0, len(items), UNIT), desc=name, unit="unit"):
+            unit = items[start : start + UNIT]
+            shards += _once(
+                out, f"{name}-{start // UNIT:05d}", lambda u=unit, s=source, n=name: _samples(u, s, n, config)
+            )
+    for name, count in sorted(config.counts.items()):
+        shards += _made(out, name, count, config.seed)
+    about = {
+        "name": config.name,
+        "config": asdict(config),
+        "terms": {name: CATALOGUE[name].terms for name in sorted({source.dataset for source in config.sources})},
+        "versions": {"rsvlm": metadata.version("rsvlm"), "recipes": _recipe_versions(out, shards)},
+        "leakage": {"pairs": len(leaks.pairs), "listed": leaks.listed, "checked": leaks.checked, "report": LEAKS},
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return write_manifest(out, shards, about)
+
+
+def _claim(config: BuildConfig, root: Path, out: Path) -> None:
+    plain = json.loads(json.dumps({"config": asdict(config), "root": os.path.relpath(root.resolve(), out.resolve())}))
+    if (out / BUILD).is_file():
+        if json.loads((out / BUILD).read_text("utf-8")) != plain:
+            raise DatasetError(f"{out} holds a build of another config; give a new folder, or that config")
+        (out / MANIFEST).unlink(missing_ok=True)
+        return
+    if out.exists() and any(out.iterdir()):
+        raise DatasetError(f"{out} holds something else; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / BUILD).write_text(json.dumps(plain, indent=1) + "\n", "utf-8")
+
+
+def _read(config: BuildConfig, root: Path, out: Path) -> list[tuple[str, SourceConfig, list[Annotated]]]:
+    """Every source with its images, those to leave out left out."""
+    parts = []
+    for source in config.sources:
+        folder = root / source.folder
+        if not folder.is_dir():
+            raise DatasetError(f"{folder} is no folder; give the one that holds {source.folder} as --root")
+        items = list(tqdm(CATALOGUE[source.dataset].read(folder), desc=f"reading {source.dataset}", unit="image"))
+        kept = [item for item in items if not str(_first(item)).endswith(source.without or ("\0",))]
+        parts.append((source.dataset, source, kept[: source.limit or None]))
+    if config.simulated:
+        from data_engine.simulated import read, write_places
+
+        write_places(out / SIMULATED, config.simulated, seed=config.seed)
+        parts.append((SIMULATED, SourceConfig(SIMULATED, SIMULATED), list(read(out / SIMULATED))))
+    return parts
+
+
+def _without_leaks(parts: Sequence[tuple[str, SourceConfig, list[Annotated]]], out: Path) -> LeakReport:
+    """The leakage report between training images and all others, kept beside the pack; raises where it names pairs."""
+    items = [item for _, _, each in parts for item in each]
+    key = hashlib.sha256("\n".join(sorted(f"{i.split} {_first(i)}" for i in items)).encode()).hexdigest()
+    path = out / LEAKS
+    if path.is_file() and (stored := json.loads(path.read_text("utf-8")))["key"] == key:
+        report = LeakReport.from_json(stored["report"])
+    else:
+        train, rest = ([_listed(i) for i in items if (i.split == "train") == side] for side in (True, False))
+        report = find_leaks(train, rest)
+        path.write_text(json.dumps({"key": key, "report": report.to_json()}, indent=1) + "\n", "utf-8")
+    if report.pairs:
+        named = "; ".join(
+            f"{leak.train} and {leak.held_out} ({leak.reason}, {leak.detail})" for leak in report.pairs[:3]
+        )
+        raise DatasetError(
+            f"{len(report.pairs)} images of the training part are also in another part: {'; '.join(told)}; {path} names them "
+            "all: put one of each pair into the source's `without`"
+        )
+    return report
+
+
+def _first(item: Annotated) -> Path:
+    return item.image if isinstance(item.image, Path) else item.image[0]
+
+
+def _listed(item: Annotated) -> Listed:
+    several = not isinstance(item.image, Path)
+    return Listed(_first(item), None if several else item.sensor, item.place)
+
+
+def _once(out: Path, name: str, make: Callable[[], list[Sample]]) -> list[Shard]:
+    """The shards of a unit of work: read from its record where it was done before, else made, the record last."""
+    record = out / "done" / f"{name}.json"
+    if record.is_file():
+        shards = [Shard(**plain) for plain in json.loads(record.read_text("utf-8"))]
+        if all((out / s.file).is_file() and sha256_of(out / s.file) == s.sha256 for s in shards):
+            return shards
+    shards = write_shard(out, name, [_relative(sample, out) for sample in make()])
+    record.parent.mkdir(exist_ok=True)
+    beside = record.with_suffix(".part")
+    beside.write_text(json.dumps([asdict(shard) for shard in shards]), "utf-8")
+    os.replace(beside, record)
+    return shards
+
+
+def _samples(items: Sequence[Annotated], source: SourceConfig, name: str, seed: int) -> list[Sample]:
+    found = []
+    for item in items:
+        for recipe, make in PER_IMAGE.items():
+            count = getattr(source, recipe)
+            if count:
+                found += list(make(item, source=name, seed=seed, count=count))
+    return found
+
+
+def _made(out: Path, name: str, count: int, seed: int) -> list[Shard]:
+    """Samples of a recipe without images, in shards; nothing is made where all shards are there."""
+
+    @cache
+    def every() -> list[Sample]:
+        return list(WITHOUT_IMAGE[name](seed=seed, count=count))
+
+    shards = []
+    for number, start in enumerate(tqdm(range(0, count, AT_ONCE), desc=name, unit="shard")):
+        shards += _once(out, f"{name}-{number:05d}", lambda start=start: every()[start : start + AT_ONCE])
+    return shards
+
+
+def _relative(sample: Sample, out: Path) -> Sample:
+    """The sample with its files named relative to the pack."""
+    images = tuple(replace(i, files=tuple(_from(out, f) for f in i.files)) for i in sample.images)
+    return replace(sample, images=images, mask=_from(out, sample.mask) if sample.mask else "")
+
+
+def _from(out: Path, file: str) -> str:
+    return os.path.relpath(Path(file).resolve(), out.resolve())
+
+
+def _recipe_versions(out: Path, shards: Sequence[Shard]) -> dict[str, int]:
+    """Samples by recipe and version."""
+    from data_engine.pack import read_shard
+
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(sample.origin.recipe for sample in read_shard(out / shard.file))
+    return dict(sorted(counts.items()))
