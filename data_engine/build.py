@@ -174,12 +174,10 @@ def _without_leaks(parts: Sequence[tuple[str, SourceConfig, list[Annotated]]], o
         report = find_leaks(train, rest)
         path.write_text(json.dumps({"key": key, "report": report.to_json()}, indent=1) + "\n", "utf-8")
     if report.pairs:
-        named = "; ".join(
-            f"{leak.train} and {leak.held_out} ({leak.reason}, {leak.detail})" for leak in report.pairs[:3]
-        )
+        told = [f"{leak.train} and {leak.held_out} ({leak.reason}, {leak.detail})" for leak in report.pairs[:3]]
         raise DatasetError(
-            f"{len(report.pairs)} images of the training part are also in another part: {'; '.join(told)}; {path} names them "
-            "all: put one of each pair into the source's `without`"
+            f"{len(report.pairs)} pairs of images are on both sides of the split: {'; '.join(told)}; {path} names "
+            "them all: put one of each pair into the source's `without`"
         )
     return report
 
