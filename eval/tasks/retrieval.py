@@ -115,11 +115,13 @@ class Retrieval:
             protocol = self.settings.protocol
             return caption_statistics(*caption_ranks(images, np.concatenate(texts), owners, protocol=protocol))
         vectors: dict[str, NDArray[np.float32]] = {}
+        labels: dict[str, frozenset[str]] = {}
         for row, each in zip(rows, texts, strict=True):
-            vectors.update(zip(self.texts(row), each, strict=True))
+            for text, vector in zip(self.texts(row), each, strict=True):
+                vectors[text] = vector
+                labels[text] = frozenset([text] if self.settings.queries == "labels" else row.labels)
         names = sorted(vectors)
-        single = self.settings.queries == "labels"
-        wanted = [frozenset([name]) if single else frozenset(name.split(", ")) for name in names]
+        wanted = [labels[name] for name in names]
         scores = np.stack([vectors[name] for name in names]) @ images.T
         owned = [frozenset(row.labels) for row in rows]
         return graded_statistics(scores.astype(np.float64), wanted, owned, [f"{row.number:09d}" for row in rows])
