@@ -9,6 +9,7 @@ import os
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from importlib import metadata, resources
@@ -20,16 +21,18 @@ from tqdm import tqdm
 from data_engine.catalogue import CATALOGUE
 from data_engine.pack import MANIFEST, Shard, sha256_of, write_manifest, write_shard
 from data_engine.recipes import captions, change, plans, questions, referring, wording
+from data_engine.recipes.rewriting import ChatRewriter, Rewriting
 from data_engine.sample import Sample
 from rsvlm.errors import ConfigError, DatasetError
 from rsvlm.leakage.pairs import LeakReport, Listed, find_leaks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from data_engine.annotated import Annotated
 
 logger = logging.getLogger(__name__)
+Rewrite = Callable[[list[Sample]], list[Sample]]
 PER_IMAGE: dict[str, Callable[..., Iterator[Sample]]] = {
     "captions": captions.make,
     "questions": questions.make,
@@ -65,6 +68,8 @@ class BuildConfig:
     seed: int = 0
     simulated: int = 0  # places to simulate
     counts: dict[str, int] = field(default_factory=dict)  # samples of recipes without images
+    rewriter: str = ""  # folder or name of a chat model that says made sentences in other words; "" for none
+    rewrite_share: float = 0.0  # of the made sentences
 
     @classmethod
     def load(cls, path: Path) -> BuildConfig:
@@ -112,14 +117,15 @@ def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
     parts = _read(config, root, out)
     leaks = _without_leaks(parts, out)
     shards: list[Shard] = []
+    rewriting = _rewriting(config)
     for name, source, items in parts:
         for start in tqdm(range(0, len(items), UNIT), desc=name, unit="unit"):
-            unit = items[start : start + UNIT]
-            shards += _once(
-                out, f"{name}-{start // UNIT:05d}", lambda u=unit, s=source, n=name: _samples(u, s, n, config)
-            )
+            unit = partial(_samples, items[start : start + UNIT], source, name, config.seed, rewriting)
+            shards += _once(out, f"{name}-{start // UNIT:05d}", unit)
     for name, count in sorted(config.counts.items()):
-        shards += _made(out, name, count, config.seed)
+        for number, start in enumerate(tqdm(range(0, count, AT_ONCE), desc=name, unit="shard")):
+            part = partial(_made, name, count, config.seed, start, rewriting)
+            shards += _once(out, f"{name}-{number:05d}", part)
     about = {
         "name": config.name,
         "config": asdict(config),
@@ -191,6 +197,20 @@ def _listed(item: Annotated) -> Listed:
     return Listed(_first(item), None if several else item.sensor, item.place)
 
 
+def _rewriting(config: BuildConfig) -> Rewrite:
+    """What follows the recipes: nothing, or a chat model that says some sentences in other words."""
+    if not config.rewriter or not config.rewrite_share:
+        return lambda samples: samples
+    rewriting = Rewriting(ChatRewriter.from_pretrained(config.rewriter), config.rewrite_share, config.seed)
+
+    def rewrite(samples: list[Sample]) -> list[Sample]:
+        found = list(rewriting.extend(samples))
+        logger.info("sentences in other words: %s", dict(rewriting.counts))
+        return found
+
+    return rewrite
+
+
 def _once(out: Path, name: str, make: Callable[[], list[Sample]]) -> list[Shard]:
     """The shards of a unit of work: read from its record where it was done before, else made, the record last."""
     record = out / "done" / f"{name}.json"
@@ -206,27 +226,26 @@ def _once(out: Path, name: str, make: Callable[[], list[Sample]]) -> list[Shard]
     return shards
 
 
-def _samples(items: Sequence[Annotated], source: SourceConfig, name: str, seed: int) -> list[Sample]:
+def _samples(
+    items: Sequence[Annotated], source: SourceConfig, name: str, seed: int, rewriting: Rewrite
+) -> list[Sample]:
     found = []
     for item in items:
         for recipe, make in PER_IMAGE.items():
             count = getattr(source, recipe)
             if count:
                 found += list(make(item, source=name, seed=seed, count=count))
-    return found
+    return rewriting(found)
 
 
-def _made(out: Path, name: str, count: int, seed: int) -> list[Shard]:
-    """Samples of a recipe without images, in shards; nothing is made where all shards are there."""
+def _made(name: str, count: int, seed: int, start: int, rewriting: Rewrite) -> list[Sample]:
+    return rewriting(list(_every(name, count, seed)[start : start + AT_ONCE]))
 
-    @cache
-    def every() -> list[Sample]:
-        return list(WITHOUT_IMAGE[name](seed=seed, count=count))
 
-    shards = []
-    for number, start in enumerate(tqdm(range(0, count, AT_ONCE), desc=name, unit="shard")):
-        shards += _once(out, f"{name}-{number:05d}", lambda start=start: every()[start : start + AT_ONCE])
-    return shards
+@lru_cache(1)
+def _every(name: str, count: int, seed: int) -> tuple[Sample, ...]:
+    """All samples of a recipe without images: made once for its shards, not at all where they are there."""
+    return tuple(WITHOUT_IMAGE[name](seed=seed, count=count))
 
 
 def _relative(sample: Sample, out: Path) -> Sample:
