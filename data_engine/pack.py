@@ -8,7 +8,9 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +109,8 @@ def verify(folder: Path) -> list[str]:
 
 def read_shard(path: Path) -> Iterator[Sample]:
     """Samples of one shard in their order; raises DatasetError where it is damaged."""
-    for group in range(len(_groups(path))):
-        yield from _read_group(path, group)
+    for group in range(_groups(path)):
+        yield from (Sample.from_json(json.loads(text)) for text in _read_group(path, group, frozenset()))
 
 
 class PackDataset(IterableDataset[Sample]):
@@ -160,33 +162,40 @@ class PackDataset(IterableDataset[Sample]):
             yield next(streams[chance.choices(sources, weights)[0]])
 
     def _endless(self, source: str, number: int, workers: int) -> Iterator[Sample]:
-        """Samples of a source, each round in a new order; this worker's share of its row groups."""
-        groups = [(path, group) for path in self.files[source] for group in range(len(_groups(path)))]
-        shared = len(groups) < workers  # then every worker reads all groups and takes every n-th row
-        mine = groups if shared else groups[number::workers]
-        for turn in range(1_000_000_000):
-            chance = random.Random(f"{self.seed}-{self.epoch}-{source}-{turn}-{0 if shared else number}")
-            for path, group in chance.sample(mine, len(mine)):
-                rows = [sample for sample in _read_group(path, group) if not self.kinds or sample.kind in self.kinds]
-                chance.shuffle(rows)
-                yield from rows[number::workers] if shared and len(rows) >= workers else rows
+        """This worker's share of a source, each round in a new order that all workers agree on."""
+        groups = [(path, group) for path in self.files[source] for group in range(_groups(path))]
+        for turn in count():
+            chance = random.Random(f"{self.seed}-{self.epoch}-{source}-{turn}")
+            place = 0  # of the row in the round, over all kinds
+            for path, group in chance.sample(groups, len(groups)):
+                texts = _read_group(path, group, self.kinds)
+                chance.shuffle(texts)
+                first = (number - place) % workers
+                place += len(texts)
+                yield from (Sample.from_json(json.loads(text)) for text in texts[first::workers])
 
 
-def _groups(path: Path) -> list[int]:
+def _groups(path: Path) -> int:
+    with _opened(path) as file:
+        number: int = file.num_row_groups
+        return number
+
+
+def _read_group(path: Path, group: int, kinds: frozenset[str]) -> list[str]:
+    """Samples of a row group as JSON, of some kinds or of all."""
+    with _opened(path) as file:
+        table = file.read_row_group(group, columns=["kind", "json"])
+    rows = zip(table.column("kind").to_pylist(), table.column("json").to_pylist(), strict=True)
+    return [text for kind, text in rows if not kinds or kind in kinds]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{path} is damaged or missing ({error}); build the pack again") from error
-
-
-def _read_group(path: Path, group: int) -> list[Sample]:
-    try:
-        with pq.ParquetFile(path) as file:
-            texts = file.read_row_group(group, columns=["json"]).column("json").to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path} is damaged or missing ({error}); build the pack again") from error
-    return [Sample.from_json(json.loads(text)) for text in texts]
 
 
 def sha256_of(path: Path) -> str:

@@ -30,7 +30,7 @@ CLASS_WORDS = frozenset(
     for name, synonyms in TABLE["classes"].items()
     for text in (name, *synonyms)
     for word in WORD.findall(text.lower())
-) - frozenset("and with area land the some other cover covered".split())  # noqa: SIM905
+) - frozenset("and with of no not area land the some other cover covered".split())  # noqa: SIM905
 
 
 class Rewriter(Protocol):
