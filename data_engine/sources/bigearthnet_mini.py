@@ -1,4 +1,4 @@
-"""Thirty BigEarthNet patches as arrays, Sentinel-1 and Sentinel-2, with classes of the first and second nomenclature."""
+"""Thirty BigEarthNet patches as arrays, Sentinel-1 and Sentinel-2, with the classes of both nomenclatures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIDE_M = 1200.0
 SIDES = (120, 60, 20)  # pixels of 10, 20 and 60 m
 TYPES = {"sentinel-2-l2a": "uint16", "sentinel-1-grd": "float32"}
-PATCH = re.compile(r"S2[A-D]_MSIL2A_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)_\d+_\d+")
+PATCH = re.compile(r"S2[A-D]_MSIL2A_(\d{4})(\d\d)(\d\d)T(\d{5,6})_\d+_\d+")  # some times lack their first 0
 MADE_UP_CRS = pyproj.CRS.from_epsg(32633)
 
 
@@ -62,8 +62,13 @@ def read(folder: Path, *, work: Path | None = None) -> Iterator[Annotated]:
                 split="val",
                 labels=known,
                 bands=BANDS[sensor],
-                acquired=match.expand(r"\1-\2-\3T\4:\5:\6Z") if sensor == "sentinel-2-l2a" else "",
+                acquired=_moment(match) if sensor == "sentinel-2-l2a" else "",
             )
+
+
+def _moment(match: re.Match[str]) -> str:
+    clock = match[4].zfill(6)
+    return f"{match[1]}-{match[2]}-{match[3]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}Z"
 
 
 def _cache() -> Path:
