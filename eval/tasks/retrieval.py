@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from eval.metrics.graded import graded_statistics
-from eval.metrics.ranking import PROTOCOLS, caption_ranks, caption_statistics
+from eval.metrics.ranking import PROTOCOLS, caption_ranks, caption_statistics, score_blocks
 from eval.predictions import Prediction
 from rsvlm.errors import EvaluationError
 
@@ -81,8 +81,11 @@ class Retrieval:
 
     def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """Recalls over captions, or graded metrics over labels."""
-        images = np.stack([_vector(prediction.get("image")) for prediction in predictions])
-        return self._statistics(rows, images, self._text_vectors(rows, predictions))
+        texts = self._text_vectors(rows, predictions)
+        images = [_vector(prediction.get("image")) for prediction in predictions]
+        if {len(image) for image in images} != {texts[0].shape[1]}:
+            raise EvaluationError(f"vectors of images need the {texts[0].shape[1]} numbers that vectors of texts have")
+        return self._statistics(rows, np.stack(images), texts)
 
     def baselines(
         self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
@@ -104,8 +107,11 @@ class Retrieval:
             texts = prediction.get("texts")
             if not isinstance(texts, list) or len(texts) != len(self.texts(row)):
                 raise EvaluationError(f"the prediction for line {row.number} needs {len(self.texts(row))} text vectors")
-            found.append(np.stack([_vector(text) for text in texts]))
-        return found
+            found.append([_vector(text) for text in texts])
+        sizes = {len(vector) for vectors in found for vector in vectors}
+        if len(sizes) > 1:
+            raise EvaluationError(f"vectors of one run have one length; got {', '.join(map(str, sorted(sizes)))}")
+        return [np.stack(vectors) for vectors in found]
 
     def _statistics(
         self, rows: Sequence[Captioned], images: NDArray[np.float32], texts: list[NDArray[np.float32]]
@@ -122,9 +128,10 @@ class Retrieval:
                 labels[text] = frozenset([text] if self.settings.queries == "labels" else row.labels)
         names = sorted(vectors)
         wanted = [labels[name] for name in names]
-        scores = np.stack([vectors[name] for name in names]) @ images.T
+        blocks = score_blocks(np.stack([vectors[name] for name in names]), images)
+        scores = (block.astype(np.float64) for block in blocks)
         owned = [frozenset(row.labels) for row in rows]
-        return graded_statistics(scores.astype(np.float64), wanted, owned, [f"{row.number:09d}" for row in rows])
+        return graded_statistics(scores, wanted, owned, [f"{row.number:09d}" for row in rows])
 
 
 def _packed(vector: NDArray[np.float32]) -> str:
@@ -142,7 +149,8 @@ def _vector(packed: Any) -> NDArray[np.float32]:
         raise EvaluationError(f"a vector is base64 of float32 numbers or a list of numbers: {error}") from error
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
         raise EvaluationError("a vector needs one row of finite numbers that are not all 0")
-    return vector if isinstance(packed, str) else _unit(vector[None])[0]
+    unit: NDArray[np.float32] = _unit(vector[None])[0]
+    return unit
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
