@@ -45,11 +45,13 @@ class Layout:
     field_m: float = 230.0
     wild: bool = False  # grassland in place of fields
     relief_m: float = 20.0
+    shrubs: float = 0.0
+    marsh_m: float = 0.0  # width of reeds along lakes and rivers
 
     def __post_init__(self) -> None:
         if self.season not in SEASONS:
             raise ConfigError(f"there is no season {self.season!r}; known are {', '.join(SEASONS)}")
-        for name in ("forest", "conifers", "lakes", "sea"):
+        for name in ("forest", "conifers", "lakes", "sea", "shrubs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share from 0 to 1; got {getattr(self, name)}")
 
@@ -128,10 +130,16 @@ def draw(layout: Layout, grid: Grid, *, seed: int) -> Landscape:
     canvas = Canvas(rng, blank, np.zeros(grid.shape, dtype=np.int32), relief, pixel_m)
     _fields(canvas, layout)
     _forest(canvas, layout)
+    if layout.shrubs:
+        scrub = canvas.noise(700, 1.5)
+        canvas.paint((scrub > np.quantile(scrub, 1 - layout.shrubs)) & ~canvas.is_any(*FORESTS), "shrubland")
     if layout.lakes:
         canvas.paint(canvas.relief < np.quantile(canvas.relief, layout.lakes), "clear water")
     if layout.river_m:
         _river(canvas, layout.river_m)
+    if layout.marsh_m:
+        away = ndimage.distance_transform_edt(~canvas.is_any(*WATERS)) * canvas.pixel_m
+        canvas.paint((away > 0) & (away < layout.marsh_m * (1 + 0.6 * canvas.noise(300, 1.6))), "marsh")
     for _ in range(layout.towns):
         centre = rng.uniform(0.2, 0.8, 2) * canvas.shape
         town(canvas, centre_px=(float(centre[0]), float(centre[1])), radius_m=layout.town_m)

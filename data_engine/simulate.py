@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOKS = 4.9  # equivalent number of looks of Sentinel-1 GRD in IW mode, high resolution
 CLOUD_HEIGHT_M = 900.0
+INCIDENCE_DEG = 38.0  # at which spectra.toml gives backscatter
 DISPLAY_WHITE = 0.4  # reflectance that a picture for display shows as white
 PARTNERS = np.array([CODE[surface.mixes_with[0]] for surface in SURFACES])
 
@@ -34,22 +35,43 @@ def _property(name: str) -> NDArray[np.float32]:
 
 SHARES = np.array([surface.mixes_with[1:] for surface in SURFACES], dtype=np.float32)
 TINTS, TEXTURES = _property("tint"), _property("texture")
+INCIDENCE_POWERS = _property("incidence_power")
+TALL = (  # surfaces that throw shadows, and their heights in metres
+    (ROOFS, 6.0),
+    (FORESTS, 9.0),
+    (("dark roof", "blue roof", "white metal", "grey metal", "white hull", "grey hull", "red hull"), 8.0),
+    (("glass",), 4.0),
+)
+TALL_NAMES = tuple(name for names, _ in TALL for name in names)
 
 
 def simulate(
-    landscape: Landscape, sensor: Sensor, *, seed: int, acquired: datetime | None = None, clouds: float = 0.0
+    landscape: Landscape,
+    sensor: Sensor,
+    *,
+    seed: int,
+    acquired: datetime | None = None,
+    clouds: float = 0.0,
+    incidence_deg: tuple[float, float] = (INCIDENCE_DEG, INCIDENCE_DEG),
 ) -> Scene:
     """A scene of the landscape in the sensor's units: reflectance (0-1), display values (0-1) or dB.
 
     The ground's own variation follows landscape.seed, weather and noise follow `seed`, so two dates of one place
     differ as two passes do. `clouds` is the share of the scene under cloud; radar sees through. Optical values are
-    surface reflectance (no atmosphere); thermal bands are left out. Raises ConfigError and BandError.
+    surface reflectance (no atmosphere); thermal bands are left out. `incidence_deg` is the radar's incidence angle at
+    the first and the last column; backscatter falls with it as (cos i / cos 38 degrees)^n, n by surface (the cosine
+    power law, as in Mladenova et al. 2013). Raises ConfigError and BandError.
     """
     if not 0 <= clouds <= 1:
         raise ConfigError(f"clouds is a share from 0 to 1; got {clouds}")
+    if not all(0 <= angle < 80 for angle in incidence_deg):
+        raise ConfigError(f"incidence angles are degrees from 0 to below 80; got {incidence_deg}")
     bands = tuple(band for band in sensor.bands if band.units != "K")
     rng = np.random.default_rng((seed, 1))
-    pixels = _radar(landscape, bands, rng) if sensor.kind == "sar" else _optical(landscape, bands, rng, clouds)
+    if sensor.kind == "sar":
+        pixels = _radar(landscape, bands, rng, incidence_deg)
+    else:
+        pixels = _optical(landscape, bands, rng, clouds)
     if sensor.units == "display":
         pixels = np.sqrt(np.clip(pixels / DISPLAY_WHITE, 0, 1))
     valid = np.ones(landscape.grid.shape, dtype=bool)
@@ -110,11 +132,11 @@ def _shade(landscape: Landscape) -> NDArray[np.float32]:
 def _cast_shadows(landscape: Landscape) -> NDArray[np.bool_]:
     """Ground shaded by houses and trees, with the sun in the south-east at 45 degrees."""
     shaded = np.zeros(landscape.grid.shape, dtype=bool)
-    for names, height_m in ((ROOFS, 6.0), (FORESTS, 9.0)):
+    for names, height_m in TALL:
         tall = landscape.is_any(*names)
         for step in range(1, max(1, round(0.7 * height_m / landscape.pixel_m)) + 1):
             shaded[:-step, :-step] |= tall[step:, step:]
-    return shaded & ~landscape.is_any(*ROOFS, *FORESTS)
+    return shaded & ~landscape.is_any(*TALL_NAMES)
 
 
 def cloud_and_shadow(
@@ -132,13 +154,38 @@ def cloud_and_shadow(
     return over, np.clip(sunward - over, 0, 1)
 
 
-def _radar(landscape: Landscape, bands: Sequence[Band], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Mean backscatter with variation between and within parcels, then speckle: (C, H, W) dB."""
+def clouded(landscape: Landscape, clouds: float, *, seed: int) -> NDArray[np.bool_]:
+    """Where `simulate` with this seed and share of clouds shows cloud more than ground, (H, W)."""
+    over, _ = cloud_and_shadow(landscape.grid.shape, clouds, landscape.pixel_m, np.random.default_rng((seed, 1)))
+    return over > 0.5
+
+
+def beyond_swath(scene: Scene, share: float, *, seed: int) -> Scene:
+    """The scene with a slanted wedge of no data along its left or right side, as where a swath ends.
+
+    `share` (0 to below 1) of the pixels become invalid and 0. Raises ConfigError.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"the share beyond the swath is from 0 to below 1; got {share}")
+    rng = np.random.default_rng((seed, 6))
+    rows, cols = np.indices(scene.shape)
+    away = (cols + np.tan(np.radians(rng.uniform(8, 16))) * rows) * rng.choice((-1.0, 1.0))
+    valid = scene.valid & (away >= np.quantile(away, share))
+    return replace(scene, pixels=scene.pixels * valid, valid=valid)
+
+
+def _radar(
+    landscape: Landscape, bands: Sequence[Band], rng: np.random.Generator, incidence_deg: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Mean backscatter with variation by parcel, texture and incidence angle, then speckle: (C, H, W) dB."""
     ground = np.random.default_rng((landscape.seed, 4))
     shape, codes = landscape.grid.shape, landscape.surfaces
     texture = fractal(ground, shape, scale=60 / landscape.pixel_m, slope=1.3)
     level = _per_parcel(landscape, ground)
     variation = 8 * TINTS[codes] * level + 5 * TEXTURES[codes] * texture
+    angles = np.radians(np.linspace(*incidence_deg, shape[1]))
+    falloff = (10 * np.log10(np.cos(angles) / np.cos(np.radians(INCIDENCE_DEG)))).astype(np.float32)
+    variation += INCIDENCE_POWERS[codes] * falloff
     layers = np.empty((len(bands), *shape), dtype=np.float32)
     for layer, mean_db in zip(layers, backscatters(bands).T, strict=True):
         power = ndimage.gaussian_filter(10 ** ((mean_db[codes] + variation) / 10), 0.8)
@@ -224,10 +271,21 @@ def _snowfall(landscape: Landscape, rng: np.random.Generator) -> Landscape:
     return _repainted(landscape, ~bare & ~thawed, "snow")
 
 
+def _harvest(landscape: Landscape, rng: np.random.Generator) -> Landscape:
+    """Ripe crops of about six parcels in ten, of one at least, cut to stubble."""
+    ripe = landscape.is_any("ripe crop")
+    parcels = np.unique(landscape.parcels[ripe])
+    if not len(parcels):
+        return landscape
+    cut = rng.permutation(parcels)[: max(1, round(0.6 * len(parcels)))]
+    return _repainted(landscape, ripe & np.isin(landscape.parcels, cut), "stubble")
+
+
 KINDS: dict[str, Callable[[Landscape, np.random.Generator], Landscape]] = {
     "flood": _flood,
     "burn": _burn,
     "clear-cut": _clear_cut,
     "new buildings": _new_buildings,
     "snowfall": _snowfall,
+    "harvest": _harvest,
 }

@@ -34,6 +34,7 @@ class Surface:
     mixes_with: tuple[str, float, float]  # surface, mean share, spread between parcels
     tint: float
     texture: float
+    incidence_power: float = 2.0
 
 
 TABLE: dict[str, Any] = tomllib.loads(
