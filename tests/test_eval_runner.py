@@ -1,6 +1,7 @@
 """Running a task: resumed runs end like whole ones, broken images are left out by name, the report comes last."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -125,7 +126,8 @@ def test_a_report_has_the_keys_that_are_written_down(whole, manifest, models):
     )
     assert report["versions"]["numpy"] == np.__version__
     assert (report["seed"], report["device"], report["settings"]["queries"]) == (0, "cpu", "captions")
-    assert (len(report["git"]), len(report["data_sha256"])) == (40, 64)
+    assert re.fullmatch("([0-9a-f]{40})?", report["git"])  # none outside a working tree
+    assert len(report["data_sha256"]) == 64
 
 
 def test_what_is_added_about_a_run_stands_in_its_report(manifest, models, tmp_path):
