@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-INK, GRID = "#1d2733", "#d6dde4"
+INK, GRID, PALE = "#1d2733", "#d6dde4", "#8fbcd6"
 COLOURS = ("#0b6fa4", "#c2571a", "#3d7d4a", "#7a4f9a")
 NUMBERED = 15  # classes a side up to which a heat map's cells carry their number
 STYLE: Any = {
@@ -60,9 +60,10 @@ def line_chart(lines: Sequence[Line], *, x: str, y: str, steps: bool = False) ->
             axes.plot(line.x, line.y, label=line.label, color=colour, marker=marker, drawstyle=drawstyle, **look)
         axes.set(xlabel=x, ylabel=y, ylim=(0, 102))
         axes.grid(visible=True)
-        axes.legend()
+        if len(lines) > 1:
+            axes.legend()
 
-    return _drawn(paint, (6.2, 3.4))
+    return _drawn(paint, (5.2, 3.4))
 
 
 def heat_chart(shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], *, x: str, y: str) -> str:
@@ -97,7 +98,7 @@ def bar_chart(
 
     def paint(axes: Any) -> None:
         places = np.arange(len(names))
-        axes.barh(places, np.nan_to_num(values), color=COLOURS[0], height=0.62)
+        axes.barh(places, np.nan_to_num(values), color=PALE, height=0.62)
         known = np.isfinite(values) & np.isfinite(bounds).all(axis=1)
         axes.hlines(places[known], bounds[known, 0], bounds[known, 1], color=INK, linewidth=1.2)
         axes.set_yticks(places, names)
@@ -106,7 +107,7 @@ def bar_chart(
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
 
-    return _drawn(paint, (6.2, 0.8 + 0.24 * max(len(names), 4)))
+    return _drawn(paint, (5.2, 0.8 + 0.24 * max(len(names), 4)))
 
 
 def scatter_chart(across: NDArray[np.float64], up: NDArray[np.float64], colours: Any, *, x: str, y: str) -> str:
@@ -117,7 +118,7 @@ def scatter_chart(across: NDArray[np.float64], up: NDArray[np.float64], colours:
 
     def paint(axes: Any) -> None:
         axes.plot((0, 100), (0, 100), color=INK, linestyle="--", linewidth=0.8)
-        axes.scatter(across, up, c=colours, s=16, alpha=0.8, linewidths=0)
+        axes.scatter(across, up, c=colours, s=18, alpha=0.85, edgecolors=INK, linewidths=0.3)
         axes.set(xlabel=x, ylabel=y, xlim=(-2, 102), ylim=(-2, 102), aspect="equal")
         axes.grid(visible=True)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.maps import read_map
+from eval.metrics.ranking import best
 from eval.pictures import BOTH, LEFT_OUT, SAID, TRUE, Shown, coloured, compared, outlined, palette, photo, shown
 from eval.predictions import text_of
 from rsvlm.raster import read_labels
@@ -48,17 +49,16 @@ class Examples:
 def examples_of(finished: Finished) -> Examples:
     """At most six of the best and six of the worst, none in both; ties in order of the manifest."""
     kind = _kind(finished)
-    best, worst = extremes(kind.scores(finished))
-    shows = [[kind.show(finished, position) for position in each] for each in (best, worst)]
+    shows = [[kind.show(finished, position) for position in each] for each in extremes(kind.scores(finished))]
     return Examples(kind.order, shows[0], shows[1], kind.legend(finished))
 
 
 def extremes(scores: NDArray[np.float64]) -> tuple[list[int], list[int]]:
     """Positions of the best, best first, and of the worst, worst first; what has no score is left out."""
     known = [int(position) for position in np.flatnonzero(np.isfinite(scores))]
-    best = sorted(known, key=lambda position: (-scores[position], position))[: min(COUNT, (len(known) + 1) // 2)]
-    rest = [position for position in known if position not in best]
-    return best, sorted(rest, key=lambda position: (scores[position], position))[:COUNT]
+    top = sorted(known, key=lambda position: (-scores[position], position))[: min(COUNT, (len(known) + 1) // 2)]
+    rest = [position for position in known if position not in top]
+    return top, sorted(rest, key=lambda position: (scores[position], position))[:COUNT]
 
 
 def no_legend(finished: Finished) -> Legend:
@@ -86,13 +86,14 @@ def _kind(finished: Finished) -> _Kind:
 def _caption_query(finished: Finished, position: int) -> Example:
     row, ranks = finished.rows[position], finished.ranks[0][position]
     query = int(ranks.argmax())
-    first = int(np.argmax(finished.images @ finished.texts[position][query]))
+    first = _nearest(finished, finished.texts[position][query], 1)[0]
     top = finished.rows[first]
-    facts = (("caption", row.captions[query]), ("rank of its image", f"{ranks[query] + 1} of {len(finished.rows)}"))
-    pictures = (
-        shown("the caption's image", partial(photo, row.picture)),
-        shown(f"ranked first: line {top.number}", partial(photo, top.picture)),
-    )
+    facts = (("caption", row.captions[query]), ("rank", f"{ranks[query] + 1} of {len(finished.rows)}"))
+    if first == position:
+        pictures: tuple[Shown, ...] = (shown("the caption's image, ranked first", partial(photo, row.picture)),)
+    else:
+        own = shown("the caption's image", partial(photo, row.picture))
+        pictures = (own, shown(f"ranked first: line {top.number}", partial(photo, top.picture)))
     return Example(f"line {row.number}", facts, pictures)
 
 
@@ -101,7 +102,7 @@ def _label_query(finished: Finished, position: int) -> Example:
     for row, vectors in zip(finished.rows, finished.texts, strict=True):
         names.update(zip(finished.run.task.texts(row), vectors, strict=True))  # type: ignore[attr-defined]
     name = sorted(names)[position]
-    first = np.argsort(-(finished.images @ names[name]), kind="stable")[:3]
+    first = _nearest(finished, names[name], min(3, len(finished.rows)))
     value = finished.each("nDCG@10")[position]
     tops = [finished.rows[i] for i in first]
     pictures = tuple(
@@ -109,6 +110,11 @@ def _label_query(finished: Finished, position: int) -> Example:
         for rank, top in enumerate(tops, 1)
     )
     return Example(name, (("nDCG@10", f"{value:.1f}"),), pictures)
+
+
+def _nearest(finished: Finished, query: NDArray[np.float32], k: int) -> list[int]:
+    found: list[int] = best(query[None], finished.images, k)[1][0].tolist()
+    return found
 
 
 def _scene_scores(finished: Finished) -> NDArray[np.float64]:
@@ -130,7 +136,7 @@ def _scene(finished: Finished, position: int) -> Example:
     said = [
         f"{label} ({cosines[i]:.3f})" if i < len(cosines) else label for i, label in enumerate(prediction["labels"][:3])
     ]
-    facts = (("true", row.label), ("predicted (cosine)", ", ".join(said) or "nothing"))
+    facts = (("true", row.label), ("predicted", ", ".join(said) or "nothing"))
     return Example(f"line {row.number}", facts, (shown("", partial(photo, row.picture)),))
 
 
@@ -141,7 +147,7 @@ def _caption(finished: Finished, position: int) -> Example:
 
 
 def _caption_facts(finished: Finished, position: int, prediction: dict[str, Any]) -> Facts:
-    references = "; ".join(dict.fromkeys(finished.rows[position].captions))
+    references = " | ".join(dict.fromkeys(finished.rows[position].captions))
     scores = ", ".join(f"{name} {finished.each(name)[position]:.1f}" for name in ("ROUGE-L", "CIDEr"))
     return (("caption", text_of(prediction, "caption") or "nothing"), ("references", references), ("scores", scores))
 
@@ -181,7 +187,8 @@ def _masks(finished: Finished, position: int) -> tuple[NDArray[np.bool_], NDArra
 
 def _mapped(finished: Finished, position: int) -> Example:
     row: Mapped = finished.rows[position]
-    codes, colours = np.array(finished.run.task.codes), palette(len(finished.run.task.codes))  # type: ignore[attr-defined]
+    task: Any = finished.run.task
+    codes, colours = np.array(task.codes), palette(task.names)
     truth = read_labels(row.labels, band=row.band).astype(np.int64)
     name = text_of(finished.predictions[position], "map")
     said = read_map(finished.run.folder, name, truth.shape, len(codes))
@@ -197,7 +204,7 @@ def _mapped(finished: Finished, position: int) -> Example:
 
 def _class_legend(finished: Finished) -> Legend:
     names = finished.run.task.names  # type: ignore[attr-defined]
-    pairs = [(name, _css(colour)) for name, colour in zip(names, palette(len(names)).tolist(), strict=True)]
+    pairs = [(name, _css(colour)) for name, colour in zip(names, palette(names).tolist(), strict=True)]
     ignored = any(row.ignore for row in finished.rows)
     return (*pairs, ("left out", _css(LEFT_OUT))) if ignored else tuple(pairs)
 

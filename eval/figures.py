@@ -157,14 +157,14 @@ def _land_cover(finished: Finished) -> list[Figure]:
     return [
         _confusion(counts[np.ix_(shown, shown)], labels, labels, "Percent of a class's pixels; a row sums to 100."),
         _bars("IoU by class", ious, "IoU, percent", INTERVALS),
-        _cover_shares(tables),
+        _cover_shares(tables, names),
     ]
 
 
-def _cover_shares(tables: NDArray[np.float64]) -> Figure:
+def _cover_shares(tables: NDArray[np.float64], names: list[str]) -> Figure:
     true, said = tables.sum(axis=2), tables.sum(axis=1)  # (N, K)
     area = np.maximum(true.sum(axis=1, keepdims=True), 1)
-    colours = np.broadcast_to(palette(true.shape[1]) / 255, (*true.shape, 3))
+    colours = np.broadcast_to(palette(names) / 255, (*true.shape, 3))
     met = (true + said) > 0
     note = "One point for each class in each image, in the colours of the maps below."
     chart = scatter_chart((100 * true / area)[met], (100 * said / area)[met], colours[met], x=TRUE_SHARE, y=SAID_SHARE)

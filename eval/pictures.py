@@ -15,7 +15,7 @@ from eval.runner import UNREADABLE
 from rsvlm.preview import overlay, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 SIDE = 320  # pixels of the longer side
 TRUE, SAID, BOTH = (255, 210, 0), (0, 200, 255), (255, 255, 255)  # told apart by colour-blind readers too
 LEFT_OUT = (0, 0, 0)  # pixels of a map that are not scored
+LEGEND = {  # ESA WorldCover's colours, by a word of the class; each is given once
+    "tree": (0, 100, 0),
+    "shrub": (255, 187, 34),
+    "grass": (255, 255, 76),
+    "crop": (240, 150, 255),
+    "built": (250, 0, 0),
+    "bare": (180, 180, 180),
+    "snow": (240, 240, 240),
+    "water": (0, 100, 200),
+    "wetland": (0, 150, 160),
+    "mangrove": (0, 207, 117),
+    "moss": (250, 230, 160),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +92,17 @@ def coloured(layer: NDArray[np.int64], colours: NDArray[np.uint8]) -> NDArray[np
     return np.asarray(Image.fromarray(image.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
 
 
-def palette(count: int) -> NDArray[np.uint8]:
-    """(count, 3) colours of classes: matplotlib's tab20, and beyond 20 classes its turbo at even steps."""
+def palette(names: Sequence[str]) -> NDArray[np.uint8]:
+    """(K, 3) colours of classes: those of WorldCover's legend by the words of a name, others at even steps."""
     from matplotlib import colormaps
 
-    found = colormaps["tab20"](np.arange(count)) if count <= 20 else colormaps["turbo"](np.linspace(0, 1, count))
-    return np.asarray(np.rint(255 * np.array(found)[:, :3]), np.uint8)
+    steps = np.rint(255 * colormaps["turbo"](np.linspace(0, 1, len(names)))[:, :3]).astype(int).tolist()
+    free = dict(LEGEND)
+    found = []
+    for name, step in zip(names, steps, strict=True):
+        word = next((word for word in free if word in name.lower()), "")
+        found.append(free.pop(word) if word else tuple(step))
+    return np.array(found, np.uint8).reshape(-1, 3)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:

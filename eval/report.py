@@ -66,13 +66,14 @@ def _contents(finished: Finished) -> dict[str, Any]:
 
 def _provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
     settings = {key: value for key, value in report["settings"].items() if value not in ("", None, [], 0)}
+    shown_elsewhere = {"protocol", "seed"} | (set() if report["task"] == "retrieval" else {"queries"})
     versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
     seconds = report.get("seconds")
     facts = [
         ("encoder", _model(report.get("encoder"))),
         ("language model", _model(report.get("language"))),
         ("split", report.get("split")),
-        ("settings", ", ".join(f"{key} {_words(value)}" for key, value in settings.items())),
+        ("settings", ", ".join(f"{k} {_words(v)}" for k, v in settings.items() if k not in shown_elsewhere)),
         ("seed", str(report["settings"]["seed"])),
         ("data sha256", report.get("data_sha256")),
         ("git", report.get("git")),
@@ -102,7 +103,8 @@ def _metrics(report: dict[str, Any]) -> Table:
         [name, number(metric["value"]), _interval(metric), *_others(report, name)]
         for name, metric in report["metrics"].items()
     ]
-    note = f"95 % bootstrap intervals over {report['unit']}. Columns after the interval are baselines."
+    note = f"95 % bootstrap intervals over {report['unit']}. Columns after the interval are baselines"
+    note += "; blind is the same model without the image." if "blind" in baselines else "."
     return Table("Metrics", ["metric", "value", "95 % interval", *baselines], rows, note)
 
 
@@ -110,14 +112,13 @@ def _types(finished: Finished) -> list[Table]:
     """Questions by type."""
     if finished.run.task.name != "vqa":
         return []
-    report, kinds = finished.report, [row.kind for row in finished.rows]
+    report = finished.report
     rows = []
-    for kind in sorted(set(kinds)):
+    for kind, count in sorted(Counter(row.kind for row in finished.rows).items()):
         metric = report["metrics"][kind]
-        rows.append([kind, str(kinds.count(kind)), number(metric["value"]), _interval(metric), *_others(report, kind)])
-    return [
-        Table("By type of question", ["type", "questions", "right, %", "95 % interval", *report["baselines"]], rows)
-    ]
+        rows.append([kind, number(metric["value"]), _interval(metric), str(count), *_others(report, kind)])
+    head = ["type", "right, %", "95 % interval", "questions", *report["baselines"]]
+    return [Table("By type of question", head, rows)]
 
 
 def _others(report: dict[str, Any], metric: str) -> list[str]:
@@ -154,7 +155,7 @@ def _leakage(report: dict[str, Any]) -> dict[str, Any]:
         return {"summary": found, "notes": (), "pairs": (), "count": 0}
     leaks = LeakReport.from_json(found)
     counts = ", ".join(f"{reason}: {count}" for reason, count in leaks.counts.items())
-    listed = f"{leaks.listed.get('train', 0)} training and {leaks.listed.get('held_out', 0)} evaluation images"
+    listed = f"{leaks.listed.get('train', 0)} training and {leaks.listed.get('held-out', 0)} evaluation images"
     summary = f"{len(leaks.pairs)} pairs between {listed} ({counts}); {len(leaks.unreadable)} images could not be read."
     return {"summary": summary, "notes": leaks.notes, "pairs": leaks.pairs[:NAMED], "count": len(leaks.pairs)}
 
