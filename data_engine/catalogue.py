@@ -7,22 +7,37 @@ from typing import TYPE_CHECKING
 
 from data_engine.sources import (
     bigearthnet,
+    bigearthnet_mini,
     bigearthnet_txt,
     captioned,
     changechat,
+    chatearthnet,
     coco,
+    crisislandmark,
+    dior,
     dior_rsvg,
     dota,
     dsifn,
+    folder,
+    gaia,
     hls_worldcover,
+    kuro_siwo,
     levir_cc,
     nwpu_captions,
     nwpu_vhr10,
     ombria,
+    refgeo,
     rrsis_d,
     rsicd,
+    rsteller,
     rsvqa,
+    rswk,
+    sarlang,
     sen1floods11,
+    sen12ms,
+    skyscript,
+    so2sat,
+    star,
     vrsbench,
     xlrs_bench,
 )
@@ -50,7 +65,7 @@ CATALOGUE: dict[str, Dataset] = {
     "bigearthnet-txt": Dataset(
         "BigEarthNet.txt: captions, questions and boxes on BigEarthNet v2",
         "CDLA-Permissive-1.0",
-        "txt.bigearth.net",
+        "huggingface.co/datasets/BIFOLD-BigEarthNetv2-0/BigEarthNet.txt",
         bigearthnet_txt.read,
     ),
     "bigearthnet-v1": Dataset(
@@ -67,7 +82,7 @@ CATALOGUE: dict[str, Dataset] = {
     ),
     "changechat": Dataset(
         "ChangeChat-87k: change questions and captions on LEVIR-CC and LEVIR-MCI",
-        "academic use",
+        "annotations CC-BY 4.0, images academic use",
         "github.com/hanlinwu/ChangeChat",
         changechat.read,
     ),
@@ -175,5 +190,86 @@ CATALOGUE: dict[str, Dataset] = {
     ),
     "xlrs-bench": Dataset(
         "XLRS-Bench questions on ultra-large scenes", RESEARCH, "xlrs-bench.github.io", xlrs_bench.read
+    ),
+    "bigearthnet-mini": Dataset(
+        "BigEarthNet, a few Sentinel-1 and Sentinel-2 pairs as arrays",
+        "CDLA-Permissive-1.0",
+        "bigearth.net",
+        bigearthnet_mini.read,
+    ),
+    "chatearthnet": Dataset(
+        "ChatEarthNet: Sentinel-2 chips described from WorldCover",
+        "CC-BY 4.0",
+        "doi.org/10.5281/zenodo.11003436",
+        chatearthnet.read,
+    ),
+    "chatearthnet-9": Dataset(
+        "ChatEarthNet with nine bands", "CC-BY 4.0", "doi.org/10.5281/zenodo.11003436", chatearthnet.read_nine_bands
+    ),
+    "crisislandmark": Dataset(
+        "CrisisLandMark: Sentinel-1 and Sentinel-2 land cover and disasters",
+        "CC-BY-NC 4.0",
+        "huggingface.co/datasets/DarthReca/crisislandmark",
+        crisislandmark.read,
+    ),
+    "dior": Dataset("DIOR detections, upright boxes", "research use", "gcheng-nwpu.github.io", dior.read),
+    "dior-r": Dataset("DIOR-R detections, oriented boxes", "research use", "gcheng-nwpu.github.io", dior.read_oriented),
+    "folder": Dataset(
+        "Your own folder of GeoTIFFs with a land-cover raster, polygons or captions",
+        "yours",
+        "rsvlm-data.toml in the folder says what is what",
+        folder.read,
+    ),
+    "gaia": Dataset(
+        "GAIA: captions and tags on images of many sensors",
+        "MIT; pictures keep the terms of their publishers",
+        "huggingface.co/datasets/azavras/GAIA",
+        gaia.read,
+    ),
+    "kuro-siwo": Dataset(
+        "Kuro Siwo floods, Sentinel-1 before and after",
+        "not stated where looked",
+        "github.com/Orion-AI-Lab/KuroSiwo",
+        kuro_siwo.read,
+    ),
+    "refgeo": Dataset(
+        "refGeo: five sets of referring expressions in one form",
+        "those of its parts",
+        "github.com/zytx121/GeoGround",
+        refgeo.read,
+    ),
+    "rsteller": Dataset(
+        "RSTeller: NAIP patches with captions",
+        "Apache-2.0",
+        "huggingface.co/datasets/SlytherinGe/RSTeller",
+        rsteller.read,
+    ),
+    "rswk": Dataset("RSWK: landmarks with world knowledge", RESEARCH, "github.com/CongcongWen1208/RS-RAG", rswk.read),
+    "sarlang-1m": Dataset(
+        "SARLANG-1M: SAR captions and questions",
+        RESEARCH,
+        "huggingface.co/datasets/YiminJimmy/SARLANG-1M",
+        sarlang.read,
+    ),
+    "sen12ms": Dataset(
+        "SEN12MS: Sentinel-1, Sentinel-2 and MODIS land cover", "CC-BY 4.0", "mediatum.ub.tum.de/1474000", sen12ms.read
+    ),
+    "skyscript": Dataset(
+        "SkyScript: captions from OpenStreetMap tags",
+        "not stated where looked",
+        "github.com/wangzhecheng/SkyScript",
+        skyscript.read,
+    ),
+    "so2sat-lcz42": Dataset(
+        "So2Sat LCZ42: local climate zones from Sentinel-1 and Sentinel-2",
+        "CC-BY 4.0",
+        "doi.org/10.14459/2018mp1454690",
+        so2sat.read,
+    ),
+    "star": Dataset(
+        "STAR scene graphs: objects and how they relate",
+        "not stated where looked",
+        "huggingface.co/datasets/Zhuzi24/STAR",
+        star.read,
     ),
 }
