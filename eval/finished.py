@@ -36,7 +36,7 @@ class Finished:
     report: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path, *, manifest: Path | None = None) -> Finished:
+    def open(cls, folder: Path) -> Finished:
         """Read an evaluation's folder; raises EvaluationError where it has no report or another manifest."""
         if not (folder / REPORT).is_file():
             raise EvaluationError(
@@ -46,7 +46,7 @@ class Finished:
         task, settings = report.get("task"), report.get("settings")
         if not isinstance(task, str) or not isinstance(settings, dict):
             raise EvaluationError(f"{folder / REPORT} names no task and settings; write it anew by rsvlm eval score")
-        run = reopen(folder, manifest=manifest, name=task, protocol=str(settings.get("protocol", "")))
+        run = reopen(folder, name=task, protocol=str(settings.get("protocol", "")))
         rows, predictions, _ = scorable(run)
         return cls(run, rows, predictions, run.task.statistics(rows, predictions, folder), report)
 
