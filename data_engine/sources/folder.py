@@ -235,7 +235,10 @@ def _captions(folder: Path, config: FolderConfig, images: list[Path]) -> dict[Pa
     """What the CSV says of each image; raises DatasetError for other columns, unknown images and empty captions."""
     if not config.captions:
         return {}
-    path, captions = folder / config.captions, dict[Path, list[str]]()
+    path = folder / config.captions
+    if not path.is_file():
+        raise DatasetError(f"there is no file {path} for the captions; mend 'captions' in {CONFIG}")
+    captions: dict[Path, list[str]] = {}
     names = {name: image for image in images for name in (image.name, image.stem, image.relative_to(folder).as_posix())}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

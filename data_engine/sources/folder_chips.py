@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from rsvlm.errors import DatasetError, RsvlmError
+from rsvlm.errors import BandError, DatasetError, RsvlmError, SensorError
 from rsvlm.raster import open_raster, read_labels
 from rsvlm.scene import Window
 
@@ -67,7 +67,8 @@ def open_image(path: Path, sensor: str | Path, bands: tuple[str, ...]) -> Raster
     try:
         return open_raster(path, sensor=sensor or None, bands=bands or None)
     except RsvlmError as error:
-        raise DatasetError(f"{path} cannot be taken in ({error}); in rsvlm-data.toml that is sensor = ...") from error
+        hint = "set sensor (and bands) in rsvlm-data.toml" if isinstance(error, BandError | SensorError) else "mend it"
+        raise DatasetError(f"{path} cannot be taken in ({error}); {hint}, or take the image away") from error
 
 
 def chips_of(raster: Raster, path: Path, labels: Labels | None, config: FolderConfig, work: Path) -> Iterator[Chip]:

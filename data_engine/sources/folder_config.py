@@ -150,7 +150,8 @@ def _usual(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
     if any((folder / "labels").glob("*")) and not raster:
         endings = {path.suffix for path in (folder / "labels").iterdir() if path.suffix.lower() in SUFFIXES}
         raster = f"labels/*{min(endings)}" if endings else ""
-    vectors = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in POLYGON_SUFFIXES and p.name[0] != ".")
+    # a .json beside images is more often a STAC item, so it must be named
+    vectors = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in POLYGON_SUFFIXES[:2] and p.name[0] != ".")
     if raster and not vectors:
         return found | {"labels": raster}
     if len(vectors) == 1 and not raster:

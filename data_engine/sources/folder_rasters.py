@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyproj
 import rasterio
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.warp import reproject
 from rasterio.windows import Window as FileWindow
 
 from data_engine.sources.folder_config import CONFIG
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from affine import Affine
     from numpy.typing import NDArray
 
     from data_engine.sources.folder_config import FolderConfig
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 MANY = 64  # more unnamed values than any land-cover legend has: measurements, not codes
 LISTED = 12
+ROWS = 512  # of an image at a time
+MAX_READ = 2**27  # pixels of the raster at a time
 Extent = tuple[float, float, float, float]  # west, south, east, north in degrees
 
 
@@ -76,35 +77,52 @@ class CodeRaster:
         Raises DatasetError for values that are no codes, or that the config neither names nor ignores.
         """
         with self._opened() as (dataset, crs):
-            values = self._pixels(dataset, grid) if crs is None else self._warped(dataset, crs, grid)
+            if crs is None:
+                window = FileWindow(int(grid.transform.c), int(grid.transform.f), grid.width, grid.height)
+                values = self._read(dataset, window)
+            else:
+                values = self._placed(dataset, crs, grid)
         said = values[np.isfinite(values)]
         self._check(said, image)
         codes = np.where(np.isfinite(values), values, self.fill).astype(np.int32)
         codes[np.isin(codes, [int(code) for code in self.config.ignore])] = self.fill
         return codes
 
-    def _pixels(self, dataset: Any, grid: Grid) -> NDArray[np.float64]:
-        window = FileWindow(int(grid.transform.c), int(grid.transform.f), grid.width, grid.height)
+    def _placed(self, dataset: Any, crs: pyproj.CRS, grid: Grid) -> NDArray[np.float64]:
+        """The value at the middle of each pixel; NaN outside the raster. A share of the rows at a time."""
+        assert grid.crs is not None  # require_overlap saw to it
+        moved = None if grid.crs == crs else pyproj.Transformer.from_crs(grid.crs, crs, always_xy=True)
+        parts = []
+        for start in range(0, grid.height, ROWS):
+            rows, cols = np.mgrid[start : min(start + ROWS, grid.height), 0 : grid.width] + 0.5
+            x, y = _applied(grid.transform, cols, rows)
+            if moved is not None:
+                x, y = moved.transform(x, y)
+            parts.append(self._looked_up(dataset, *_applied(~dataset.transform, x, y)))
+        return np.concatenate(parts)
+
+    def _looked_up(self, dataset: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values at columns x and rows y (h, w) of the raster, of which only the part around them is read."""
+        inside = (x >= 0) & (x < dataset.width) & (y >= 0) & (y < dataset.height)  # false for infinity too
+        values = np.full(x.shape, np.nan)
+        if inside.any():
+            cols, rows = x[inside].astype(np.intp), y[inside].astype(np.intp)
+            left, top = int(cols.min()), int(rows.min())
+            window = FileWindow(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+            values[inside] = self._read(dataset, window)[rows - top, cols - left]
+        return values
+
+    def _read(self, dataset: Any, window: FileWindow) -> NDArray[np.float64]:
+        """Values (h, w) of a window, NaN where they are missing."""
+        if window.width * window.height > MAX_READ:
+            raise DatasetError(
+                f"{self.path} has {window.width} x {window.height} pixels under one image, more than can be read at "
+                "once; write a chip of 256 or less, or give a coarser raster"
+            )
         values = np.asarray(dataset.read(self.config.labels_band, window=window), np.float64)
         missing = self._missing(dataset)
         if missing is not None:
             values[values == missing] = np.nan
-        return values
-
-    def _warped(self, dataset: Any, crs: pyproj.CRS, grid: Grid) -> NDArray[np.float64]:
-        values = np.full(grid.shape, np.nan)
-        assert grid.crs is not None  # require_overlap saw to it
-        reproject(
-            rasterio.band(dataset, self.config.labels_band),
-            values,
-            src_crs=crs.to_wkt(),
-            dst_crs=grid.crs.to_wkt(),
-            dst_transform=grid.transform,
-            src_nodata=self._missing(dataset),
-            dst_nodata=None if self._missing(dataset) is None else np.nan,
-            init_dest_nodata=False,
-            resampling=Resampling.nearest,
-        )
         return values
 
     def _missing(self, dataset: Any) -> float | None:
@@ -168,6 +186,11 @@ def counted(pairs: list[tuple[Any, int]], unit: str) -> str:
     shown = [f"{value} ({count:,})" for value, count in ranked[:LISTED]]
     shown[0] = f"{ranked[0][0]} ({ranked[0][1]:,} {unit})"
     return ", ".join(shown) + (f" and {len(ranked) - LISTED} more" if len(ranked) > LISTED else "")
+
+
+def _applied(transform: Affine, x: Any, y: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    t = transform
+    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
 
 
 def extent_of(crs: pyproj.CRS, bounds: Extent) -> Extent:
