@@ -62,6 +62,12 @@ class Dataset:
 
 
 CATALOGUE: dict[str, Dataset] = {
+    "bigearthnet-mini": Dataset(
+        "BigEarthNet, a few Sentinel-1 and Sentinel-2 pairs as arrays",
+        "CDLA-Permissive-1.0",
+        "bigearth.net",
+        bigearthnet_mini.read,
+    ),
     "bigearthnet-txt": Dataset(
         "BigEarthNet.txt: captions, questions and boxes on BigEarthNet v2",
         "CDLA-Permissive-1.0",
@@ -86,12 +92,53 @@ CATALOGUE: dict[str, Dataset] = {
         "github.com/hanlinwu/ChangeChat",
         changechat.read,
     ),
-    "coco": Dataset("Any detections in COCO form", "those of the dataset", "cocodataset.org/#format-data", coco.read),
+    "chatearthnet": Dataset(
+        "ChatEarthNet: Sentinel-2 chips described from WorldCover",
+        "CC-BY 4.0",
+        "doi.org/10.5281/zenodo.11003436",
+        chatearthnet.read,
+    ),
+    "chatearthnet-9": Dataset(
+        "ChatEarthNet with nine bands",
+        "CC-BY 4.0",
+        "doi.org/10.5281/zenodo.11003436",
+        chatearthnet.read_nine_bands,
+    ),
+    "coco": Dataset(
+        "Any detections in COCO form",
+        "those of the dataset",
+        "cocodataset.org/#format-data",
+        coco.read,
+    ),
+    "crisislandmark": Dataset(
+        "CrisisLandMark: Sentinel-1 and Sentinel-2 land cover and disasters",
+        "CC-BY-NC 4.0",
+        "huggingface.co/datasets/DarthReca/crisislandmark",
+        crisislandmark.read,
+    ),
+    "dior": Dataset(
+        "DIOR detections, upright boxes",
+        "research use",
+        "gcheng-nwpu.github.io",
+        dior.read,
+    ),
+    "dior-r": Dataset(
+        "DIOR-R detections, oriented boxes",
+        "research use",
+        "gcheng-nwpu.github.io",
+        dior.read_oriented,
+    ),
     "dior-rsvg": Dataset(
-        "DIOR-RSVG referring expressions", RESEARCH, "github.com/ZhanYang-nwpu/RSVG-pytorch", dior_rsvg.read
+        "DIOR-RSVG referring expressions",
+        RESEARCH,
+        "github.com/ZhanYang-nwpu/RSVG-pytorch",
+        dior_rsvg.read,
     ),
     "dota": Dataset(
-        "DOTA 1.0, 1.5 and 2.0 oriented objects", "academic use only", "captain-whu.github.io/DOTA", dota.read
+        "DOTA 1.0, 1.5 and 2.0 oriented objects",
+        "academic use only",
+        "captain-whu.github.io/DOTA",
+        dota.read,
     ),
     "dsifn": Dataset(
         "DSIFN bi-temporal pairs with change masks",
@@ -99,13 +146,36 @@ CATALOGUE: dict[str, Dataset] = {
         "github.com/GeoZcx/A-deeply-supervised-image-fusion-network-for-change-detection-in-remote-sensing-images",
         dsifn.read,
     ),
+    "folder": Dataset(
+        "Your own folder of GeoTIFFs with a land-cover raster, polygons or captions",
+        "yours",
+        "rsvlm-data.toml in the folder says what is what",
+        folder.read,
+    ),
+    "gaia": Dataset(
+        "GAIA: captions and tags on images of many sensors",
+        "MIT; pictures keep the terms of their publishers",
+        "huggingface.co/datasets/azavras/GAIA",
+        gaia.read,
+    ),
     "hls_worldcover": Dataset(
         "HLS chips with ESA WorldCover classes",
         "chips stated MIT, WorldCover CC-BY 4.0",
         "esa-worldcover.org and the NASA HLS archive",
         hls_worldcover.read,
     ),
-    "levir-cc": Dataset("LEVIR-CC change captions", "academic use", "github.com/Chen-Yang-Liu/RSICC", levir_cc.read_cc),
+    "kuro-siwo": Dataset(
+        "Kuro Siwo floods, Sentinel-1 before and after",
+        "not stated where looked",
+        "github.com/Orion-AI-Lab/KuroSiwo",
+        kuro_siwo.read,
+    ),
+    "levir-cc": Dataset(
+        "LEVIR-CC change captions",
+        "academic use",
+        "github.com/Chen-Yang-Liu/RSICC",
+        levir_cc.read_cc,
+    ),
     "levir-mci": Dataset(
         "LEVIR-MCI change captions with masks of roads and buildings",
         "academic use",
@@ -113,7 +183,10 @@ CATALOGUE: dict[str, Dataset] = {
         levir_cc.read_mci,
     ),
     "nwpu-captions": Dataset(
-        "NWPU-Captions on NWPU-RESISC45", RESEARCH, "github.com/HaiyanHuang98/NWPU-Captions", nwpu_captions.read
+        "NWPU-Captions on NWPU-RESISC45",
+        RESEARCH,
+        "github.com/HaiyanHuang98/NWPU-Captions",
+        nwpu_captions.read,
     ),
     "nwpu_vhr10": Dataset(
         "NWPU VHR-10 objects with referring expressions",
@@ -133,8 +206,17 @@ CATALOGUE: dict[str, Dataset] = {
         "github.com/geodrak/OMBRIA",
         ombria.read_published,
     ),
+    "refgeo": Dataset(
+        "refGeo: five sets of referring expressions in one form",
+        "those of its parts",
+        "github.com/zytx121/GeoGround",
+        refgeo.read,
+    ),
     "rrsis-d": Dataset(
-        "RRSIS-D referring expressions with outlines", RESEARCH, "github.com/Lsan2401/RMSIN", rrsis_d.read
+        "RRSIS-D referring expressions with outlines",
+        RESEARCH,
+        "github.com/Lsan2401/RMSIN",
+        rrsis_d.read,
     ),
     "rsicd": Dataset(
         "RSICD captions on AID images",
@@ -154,8 +236,17 @@ CATALOGUE: dict[str, Dataset] = {
         "github.com/xiaoyuan1996/AMFMN",
         captioned.read_rsitmd,
     ),
+    "rsteller": Dataset(
+        "RSTeller: NAIP patches with captions",
+        "Apache-2.0",
+        "huggingface.co/datasets/SlytherinGe/RSTeller",
+        rsteller.read,
+    ),
     "rsvqa-hr": Dataset(
-        "RSVQA high resolution, questions on aerial images", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_hr
+        "RSVQA high resolution, questions on aerial images",
+        "CC-BY 4.0",
+        "rsvqa.sylvainlobry.com",
+        rsvqa.read_hr,
     ),
     "rsvqa-hr-philadelphia": Dataset(
         "RSVQA high resolution with Philadelphia as test part",
@@ -164,87 +255,23 @@ CATALOGUE: dict[str, Dataset] = {
         rsvqa.read_hr_philadelphia,
     ),
     "rsvqa-lr": Dataset(
-        "RSVQA low resolution, questions on Sentinel-2", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_lr
-    ),
-    "rsvqaxben": Dataset("RSVQAxBEN, questions on BigEarthNet", "CC-BY 4.0", "rsvqa.sylvainlobry.com", rsvqa.read_xben),
-    "sen1floods11": Dataset(
-        "Sen1Floods11 1.1, hand-labelled surface water",
-        "Copernicus imagery; no licence stated for the labels",
-        "github.com/cloudtostreet/Sen1Floods11",
-        sen1floods11.read,
-    ),
-    "sydney-captions": Dataset(
-        "Sydney-Captions",
-        "research use; Google Earth imagery",
-        "github.com/201528014227051/RSICD_optimal",
-        captioned.read_sydney,
-    ),
-    "ucm-captions": Dataset(
-        "UCM-Captions on UC Merced images",
-        "research use; USGS imagery",
-        "github.com/201528014227051/RSICD_optimal",
-        captioned.read_ucm,
-    ),
-    "vrsbench": Dataset(
-        "VRSBench captions, questions and referring boxes", "CC-BY 4.0", "vrsbench.github.io", vrsbench.read
-    ),
-    "xlrs-bench": Dataset(
-        "XLRS-Bench questions on ultra-large scenes", RESEARCH, "xlrs-bench.github.io", xlrs_bench.read
-    ),
-    "bigearthnet-mini": Dataset(
-        "BigEarthNet, a few Sentinel-1 and Sentinel-2 pairs as arrays",
-        "CDLA-Permissive-1.0",
-        "bigearth.net",
-        bigearthnet_mini.read,
-    ),
-    "chatearthnet": Dataset(
-        "ChatEarthNet: Sentinel-2 chips described from WorldCover",
+        "RSVQA low resolution, questions on Sentinel-2",
         "CC-BY 4.0",
-        "doi.org/10.5281/zenodo.11003436",
-        chatearthnet.read,
+        "rsvqa.sylvainlobry.com",
+        rsvqa.read_lr,
     ),
-    "chatearthnet-9": Dataset(
-        "ChatEarthNet with nine bands", "CC-BY 4.0", "doi.org/10.5281/zenodo.11003436", chatearthnet.read_nine_bands
+    "rsvqaxben": Dataset(
+        "RSVQAxBEN, questions on BigEarthNet",
+        "CC-BY 4.0",
+        "rsvqa.sylvainlobry.com",
+        rsvqa.read_xben,
     ),
-    "crisislandmark": Dataset(
-        "CrisisLandMark: Sentinel-1 and Sentinel-2 land cover and disasters",
-        "CC-BY-NC 4.0",
-        "huggingface.co/datasets/DarthReca/crisislandmark",
-        crisislandmark.read,
+    "rswk": Dataset(
+        "RSWK: landmarks with world knowledge",
+        RESEARCH,
+        "github.com/CongcongWen1208/RS-RAG",
+        rswk.read,
     ),
-    "dior": Dataset("DIOR detections, upright boxes", "research use", "gcheng-nwpu.github.io", dior.read),
-    "dior-r": Dataset("DIOR-R detections, oriented boxes", "research use", "gcheng-nwpu.github.io", dior.read_oriented),
-    "folder": Dataset(
-        "Your own folder of GeoTIFFs with a land-cover raster, polygons or captions",
-        "yours",
-        "rsvlm-data.toml in the folder says what is what",
-        folder.read,
-    ),
-    "gaia": Dataset(
-        "GAIA: captions and tags on images of many sensors",
-        "MIT; pictures keep the terms of their publishers",
-        "huggingface.co/datasets/azavras/GAIA",
-        gaia.read,
-    ),
-    "kuro-siwo": Dataset(
-        "Kuro Siwo floods, Sentinel-1 before and after",
-        "not stated where looked",
-        "github.com/Orion-AI-Lab/KuroSiwo",
-        kuro_siwo.read,
-    ),
-    "refgeo": Dataset(
-        "refGeo: five sets of referring expressions in one form",
-        "those of its parts",
-        "github.com/zytx121/GeoGround",
-        refgeo.read,
-    ),
-    "rsteller": Dataset(
-        "RSTeller: NAIP patches with captions",
-        "Apache-2.0",
-        "huggingface.co/datasets/SlytherinGe/RSTeller",
-        rsteller.read,
-    ),
-    "rswk": Dataset("RSWK: landmarks with world knowledge", RESEARCH, "github.com/CongcongWen1208/RS-RAG", rswk.read),
     "sarlang-1m": Dataset(
         "SARLANG-1M: SAR captions and questions",
         RESEARCH,
@@ -252,7 +279,16 @@ CATALOGUE: dict[str, Dataset] = {
         sarlang.read,
     ),
     "sen12ms": Dataset(
-        "SEN12MS: Sentinel-1, Sentinel-2 and MODIS land cover", "CC-BY 4.0", "mediatum.ub.tum.de/1474000", sen12ms.read
+        "SEN12MS: Sentinel-1, Sentinel-2 and MODIS land cover",
+        "CC-BY 4.0",
+        "mediatum.ub.tum.de/1474000",
+        sen12ms.read,
+    ),
+    "sen1floods11": Dataset(
+        "Sen1Floods11 1.1, hand-labelled surface water",
+        "Copernicus imagery; no licence stated for the labels",
+        "github.com/cloudtostreet/Sen1Floods11",
+        sen1floods11.read,
     ),
     "skyscript": Dataset(
         "SkyScript: captions from OpenStreetMap tags",
@@ -271,5 +307,29 @@ CATALOGUE: dict[str, Dataset] = {
         "not stated where looked",
         "huggingface.co/datasets/Zhuzi24/STAR",
         star.read,
+    ),
+    "sydney-captions": Dataset(
+        "Sydney-Captions",
+        "research use; Google Earth imagery",
+        "github.com/201528014227051/RSICD_optimal",
+        captioned.read_sydney,
+    ),
+    "ucm-captions": Dataset(
+        "UCM-Captions on UC Merced images",
+        "research use; USGS imagery",
+        "github.com/201528014227051/RSICD_optimal",
+        captioned.read_ucm,
+    ),
+    "vrsbench": Dataset(
+        "VRSBench captions, questions and referring boxes",
+        "CC-BY 4.0",
+        "vrsbench.github.io",
+        vrsbench.read,
+    ),
+    "xlrs-bench": Dataset(
+        "XLRS-Bench questions on ultra-large scenes",
+        RESEARCH,
+        "xlrs-bench.github.io",
+        xlrs_bench.read,
     ),
 }

@@ -10,8 +10,8 @@ import numpy as np
 
 from eval.metrics.ranking import caption_ranks
 from eval.runs import REPORT, Run, read_json, reopen, scorable
-from eval.tasks.grounding import _predicted, _truth
-from eval.tasks.retrieval import _vector
+from eval.tasks.grounding import predicted_shapes, true_shapes
+from eval.tasks.retrieval import unpacked_vector
 from rsvlm.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ class Finished:
     @cached_property
     def images(self) -> NDArray[np.float32]:
         """(N, D) unit vectors of a retrieval's images."""
-        return np.stack([_vector(prediction.get("image")) for prediction in self.predictions])
+        return np.stack([unpacked_vector(prediction.get("image")) for prediction in self.predictions])
 
     @cached_property
     def texts(self) -> list[NDArray[np.float32]]:
         """(T, D) unit vectors of the texts of each line of a retrieval."""
-        return [np.stack([_vector(text) for text in prediction["texts"]]) for prediction in self.predictions]
+        return [np.stack([unpacked_vector(text) for text in prediction["texts"]]) for prediction in self.predictions]
 
     @cached_property
     def ranks(self) -> tuple[Ranks, Ranks]:
@@ -73,4 +73,7 @@ class Finished:
     @cached_property
     def shapes(self) -> list[tuple[Shapes, Shapes]]:
         """True and predicted shapes of every line of a grounding."""
-        return [(_truth(row), _predicted(row, given)) for row, given in zip(self.rows, self.predictions, strict=True)]
+        return [
+            (true_shapes(row), predicted_shapes(row, given))
+            for row, given in zip(self.rows, self.predictions, strict=True)
+        ]

@@ -81,7 +81,7 @@ class Grounding:
     def statistics(self, rows: Sequence[Grounded], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """Metrics of boxes, oriented boxes or masks."""
         if not self.masks:
-            shapes = [_predicted(row, given) for row, given in zip(rows, predictions, strict=True)]
+            shapes = [predicted_shapes(row, given) for row, given in zip(rows, predictions, strict=True)]
             return self._score(rows, shapes)
         truths = [_mask(row) for row in rows]
         names = [text_of(prediction, "map") for prediction in predictions]
@@ -101,7 +101,7 @@ class Grounding:
                 "random": self._score_masks(truths, [drawn.random(truth.shape) < 0.5 for truth in truths]),
             }
         sizes = [_size(prediction) for prediction in predictions]
-        truths_of = [_truth(row) for row in rows]
+        truths_of = [true_shapes(row) for row in rows]
         return {
             "majority": self._score(rows, [whole_image(size) for size in sizes]),
             "constant": self._score(rows, [centre_box(size) for size in sizes]),
@@ -110,7 +110,7 @@ class Grounding:
 
     def _score(self, rows: Sequence[Grounded], shapes: Sequence[Shapes]) -> Statistics:
         rule = PROTOCOLS[self.settings.protocol]
-        return grounding_statistics([_truth(row) for row in rows], shapes, threshold_rule=rule)
+        return grounding_statistics([true_shapes(row) for row in rows], shapes, threshold_rule=rule)
 
     def _score_masks(self, truths: Sequence[NDArray[np.bool_]], masks: Sequence[NDArray[np.bool_]]) -> Statistics:
         return mask_statistics(truths, masks, threshold_rule=PROTOCOLS[self.settings.protocol])
@@ -151,7 +151,8 @@ def _painted(regions: Sequence[Region], scene: Scene) -> NDArray[np.uint8]:
     return np.asarray(layer, np.uint8) * np.uint8(255)
 
 
-def _truth(row: Grounded) -> Shapes:
+def true_shapes(row: Grounded) -> Shapes:
+    """Where the phrase of a line is."""
     return Shapes.from_polygons(row.polygons) if row.polygons else Shapes.from_boxes(row.boxes)
 
 
@@ -173,7 +174,7 @@ def _size(prediction: Prediction) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _predicted(row: Grounded, prediction: Prediction) -> Shapes:
+def predicted_shapes(row: Grounded, prediction: Prediction) -> Shapes:
     """Shapes in the form of the truth; a `dialect` says in which syntax a model's `answer` writes them."""
     if "dialect" in prediction:
         return parse(text_of(prediction, "answer"), text_of(prediction, "dialect"), _size(prediction)).shapes

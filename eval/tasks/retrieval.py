@@ -82,7 +82,7 @@ class Retrieval:
     def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """Recalls over captions, or graded metrics over labels."""
         texts = self._text_vectors(rows, predictions)
-        images = [_vector(prediction.get("image")) for prediction in predictions]
+        images = [unpacked_vector(prediction.get("image")) for prediction in predictions]
         if {len(image) for image in images} != {texts[0].shape[1]}:
             raise EvaluationError(f"vectors of images need the {texts[0].shape[1]} numbers that vectors of texts have")
         return self._statistics(rows, np.stack(images), texts)
@@ -107,7 +107,7 @@ class Retrieval:
             texts = prediction.get("texts")
             if not isinstance(texts, list) or len(texts) != len(self.texts(row)):
                 raise EvaluationError(f"the prediction for line {row.number} needs {len(self.texts(row))} text vectors")
-            found.append([_vector(text) for text in texts])
+            found.append([unpacked_vector(text) for text in texts])
         sizes = {len(vector) for vectors in found for vector in vectors}
         if len(sizes) > 1:
             raise EvaluationError(f"vectors of one run have one length; got {', '.join(map(str, sorted(sizes)))}")
@@ -138,7 +138,7 @@ def _packed(vector: NDArray[np.float32]) -> str:
     return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
 
 
-def _vector(packed: Any) -> NDArray[np.float32]:
+def unpacked_vector(packed: Any) -> NDArray[np.float32]:
     """A vector as base64 of float32 or as a list of numbers, brought to unit length."""
     try:
         if isinstance(packed, str):
