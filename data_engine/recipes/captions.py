@@ -1,89 +1,121 @@
-"""Captions out of land-cover fractions and flood shares, several wordings each."""
+"""Captions out of land cover, objects, labels, dates and floods: true sentences in many wordings."""
 
 from __future__ import annotations
 
-import random
+import string
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from data_engine.annotated import Annotated
+from data_engine.recipes import ground_fields as ground
+from data_engine.recipes import named_fields as named
+from data_engine.recipes import words
+from data_engine.sample import Origin, Sample, shown
+from rsvlm.errors import DatasetError
 
-LEAST = 0.03  # of the image; a class that covers less is not told
-SYNONYMS = {
-    "tree cover": ("forest", "trees", "woodland", "tree cover"),
-    "shrubland": ("shrubs", "scrubland", "shrubland", "bushes"),
-    "grassland": ("grassland", "meadows", "grass", "pasture"),
-    "cropland": ("farmland", "crop fields", "agricultural fields", "cropland"),
-    "built-up": ("buildings", "a town", "built-up area", "houses and roads", "urban area"),
-    "bare or sparse vegetation": ("bare ground", "desert", "bare land", "sparse vegetation"),
-    "snow and ice": ("snow", "snow and ice", "a glacier"),
-    "permanent water": ("water", "a lake", "open water", "a river or lake"),
-    "herbaceous wetland": ("wetland", "marsh", "swamp"),
-    "mangroves": ("mangroves", "mangrove forest"),
-    "moss and lichen": ("moss and lichen", "tundra"),
+if TYPE_CHECKING:
+    from random import Random
+
+    from data_engine.annotated import Annotated
+    from rsvlm.scene import Scene
+
+VERSION = 1
+GROUPS: dict[str, Callable[[ground.Seen, Random], ground.Fields]] = {
+    "fractions": ground.fractions,
+    "positions": ground.positions,
+    "adjacency": ground.adjacency,
+    "indices": ground.indices,
+    "season_place": named.season_place,
+    "objects": named.objects,
+    "tags": named.tags,
+    "labels": named.labels,
+    "scene": named.scene,
+    "flood": named.flood,
 }
-SENSOR_WORDS = {
-    "": ("image", "satellite image"),
-    "hls": ("satellite image", "multispectral satellite image", "Landsat image", "Sentinel-2 image"),
-    "ombria-s1": ("radar image", "Sentinel-1 radar image", "SAR image", "satellite radar picture"),
-    "ombria-s2": ("satellite image", "Sentinel-2 image", "false colour satellite image", "optical image"),
-}
-WHOLE = ("{sensor} of {first}", "the scene is covered by {first}", "{first} everywhere", "a landscape of {first}")
-MIXED = (
-    "{sensor} of {first} with some {second}",
-    "mostly {first} and some {second}",
-    "{first} next to {second}",
-    "a landscape of {first} and {second}",
-    "there is {second} among {first}",
-)
-THREE = ("{sensor} of {first}, {second} and {third}", "mostly {first}, with {second} and a little {third}")
-FLOODED = (
-    "{sensor} of a flooded area",
-    "flooded fields in a {sensor}",
-    "flood water covers {amount} of the land",
-    "a river has flooded {amount} of the land",
-    "{sensor} after a flood",
-)
-DRY = ("{sensor} of land without flooding", "fields and villages that are not flooded", "{sensor} before a flood")
+
+
+def make(
+    item: Annotated,
+    *,
+    source: str,
+    seed: int,
+    count: int = 5,
+    groups: Sequence[str] = (),
+    scene: Scene | None = None,
+) -> Iterator[Sample]:
+    """Yield the captions people wrote, as they are, and `count` made ones, none twice; a pair of dates has none.
+
+    Args:
+        item: the annotated image.
+        source: its name in the catalogue.
+        seed: with the image's place and file it decides every choice.
+        count: how many captions to make; fewer where there is less to say. The groups that apply take turns.
+        groups: which of GROUPS and "own" to make; all where empty.
+        scene: the image read; with it come captions about spectral indices and about its latitude.
+
+    Raises DatasetError for a group that does not exist and for a class raster that cannot be described.
+    """
+    unknown = sorted({*groups} - {*GROUPS, "own"})
+    if unknown:
+        raise DatasetError(f"there are no captions {', '.join(unknown)}; known are own, {', '.join(GROUPS)}")
+    if item.pair is not None:
+        return
+    image = shown(item.image, item.sensor, item.bands)
+    own = tuple(dict.fromkeys(text for text in item.captions if text.strip())) if not groups or "own" in groups else ()
+    wanted = [group for group in GROUPS if not groups or group in groups]
+    for group, text in (*(("own", text) for text in own), *_made(item, wanted, seed, count, scene)):
+        origin = Origin(source, item.place, item.split, f"captions/{group}@{VERSION}", seed)
+        yield Sample("caption", text, origin, images=(image,))
 
 
 def caption(item: Annotated, count: int, seed: int) -> list[str]:
-    """Word an annotated image in `count` ways; its own captions go first.
+    """Word an image in `count` ways out of its fractions of land cover or flood; its own captions go first.
 
     Args:
         item: an image with captions, or with fractions of land cover or flood; one with neither has nothing to word.
-        count: how many captions to make where the image brings none.
+        count: how many captions to make where the image brings none; fewer where there is less to say.
         seed: with the image's place and file name it decides every choice.
     """
     if item.captions:
         return list(item.captions)
-    if not any(share >= LEAST for share in item.fractions.values()) and "flood" not in item.fractions:
+    if not item.fractions:
         return []
+    return [text for _, text in _made(item, ("fractions", "flood"), seed, count, None)]
+
+
+def _made(
+    item: Annotated, groups: Sequence[str], seed: int, count: int, scene: Scene | None
+) -> Iterator[tuple[str, str]]:
+    """Groups and texts, the groups that have something to say taking turns in an order of chance."""
     first = item.image if isinstance(item.image, Path) else item.image[0]
-    chance = random.Random(f"{seed}-{item.place}-{first.parent.name}-{first.name}")
-    make = _flood if "flood" in item.fractions else _land_cover
-    return [make(item, chance) for _ in range(count)]
+    chance = words.chance_of(seed, "captions", item.place, first.parent.name, first.name)
+    seen = ground.Seen(item, scene)
+    able = [group for group in groups if GROUPS[group](seen, chance)]
+    chance.shuffle(able)
+    told: set[str] = set()
+    for turn in range(3 * count if able else 0):
+        if len(told) == count:
+            return
+        group = able[turn % len(able)]
+        text = _worded(group, GROUPS[group](seen, chance), item.sensor, chance)
+        if text not in told:
+            told.add(text)
+            yield group, text
 
 
-def _land_cover(item: Annotated, chance: random.Random) -> str:
-    ranked = sorted(((share, name) for name, share in item.fractions.items() if share >= LEAST), reverse=True)
-    words = [chance.choice(SYNONYMS.get(name, (name,))) for _, name in ranked[:3]]
-    patterns = (
-        WHOLE
-        if len(words) == 1 or ranked[0][0] > 0.95
-        else THREE
-        if len(words) == 3 and chance.random() < 0.5
-        else MIXED
+def _worded(group: str, fields: ground.Fields, sensor: str, chance: Random) -> str:
+    fields = {"image": words.noun(chance.choice(words.sensor_words(sensor))), **fields}
+    fitting = [pattern for pattern, needed in _patterns(group) if needed <= fields.keys()]
+    text = chance.choice(fitting).format(**fields)
+    return text[:1].upper() + text[1:] if text.endswith(".") else text
+
+
+@cache
+def _patterns(group: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    """The patterns of a group, each with the fields it needs."""
+    parse = string.Formatter().parse
+    return tuple(
+        (pattern, frozenset(name for _, name, _, _ in parse(pattern) if name))
+        for pattern in words.templates("captions")[group]
     )
-    first, second, third = (*words, "", "")[:3]
-    return chance.choice(patterns).format(
-        sensor=chance.choice(SENSOR_WORDS.get(item.sensor, SENSOR_WORDS[""])), first=first, second=second, third=third
-    )
-
-
-def _flood(item: Annotated, chance: random.Random) -> str:
-    share = item.fractions["flood"]
-    amount = "most" if share > 0.5 else "much" if share > 0.2 else "a part"
-    pattern = chance.choice(FLOODED if share >= LEAST else DRY)
-    return pattern.format(sensor=chance.choice(SENSOR_WORDS.get(item.sensor, SENSOR_WORDS[""])), amount=amount)

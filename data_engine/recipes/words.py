@@ -16,18 +16,20 @@ ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 IRREGULAR: dict[str, str] = TABLE["plurals"]
 GRAMMAR: dict[str, list[str]] = TABLE["grammar"]
 LINKS = (" of ", " with ", " without ", " for ", " in ", " on ", " by ", " from ", " among ", " under ", " after ")
-SINGULAR = {"be": "is", "have": "has"}
+SINGULAR = {"be": "is", "have": "has", "can": "can", "touch": "touches"}
 
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A noun phrase that knows its number; in a pattern "{first:a}" gives an article and "{first:cover}" a verb."""
+    """A noun phrase that knows its number; in a pattern "{first:a}" gives an article, "{first:cover}" a verb."""
 
     text: str
     many: bool
 
     def __format__(self, spec: str) -> str:
-        """The text alone, with its article for "a", else followed by the verb in the right number."""
+        """The text, with its article for "a", followed by a verb in its number; for "is" only "is" or "are"."""
+        if spec == "is":
+            return "are" if self.many else "is"
         if spec in ("", "a"):
             return with_article(self.text) if spec and not self.many else self.text
         verb, *rest = spec.split(" ")
@@ -71,7 +73,8 @@ def _split(phrase: str) -> tuple[str, str, str]:
 
 def is_mass(phrase: str) -> bool:
     """Whether it cannot be counted: "water", "snow cover"."""
-    return _split(phrase)[1] in GRAMMAR["mass"]
+    before, last, _ = _split(phrase)
+    return last in GRAMMAR["mass"] and not (before + last).endswith(tuple(GRAMMAR["counted"]))
 
 
 def is_many(phrase: str) -> bool:
