@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from data_engine.recipes.words import chance_of, plural, with_article
+from data_engine.recipes.words import chance_of, is_many, is_mass, plural, with_article
 from data_engine.sample import Origin, Sample
 from rsvlm.errors import DatasetError
 from rsvlm.language.phrases import PLACES, Reading, singular
@@ -63,6 +63,16 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What one question is about; "" and None where its form has no such part."""
+
+    target: Noun | None = None
+    other: Noun | None = None
+    relation: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A question, the plan it should become, and the pattern it was made from."""
 
@@ -81,11 +91,14 @@ def table() -> dict[str, Any]:
 @cache
 def forms() -> dict[str, Form]:
     """Every form by name."""
+    return {name: form_of(plain) for name, plain in table()["forms"].items()}
+
+
+def form_of(plain: dict[str, Any]) -> Form:
+    """A form as TOML holds it."""
     lists = ("patterns", "relations", "units")
-    return {
-        name: Form(**{key: tuple(value) if key in lists else value for key, value in plain.items()})
-        for name, plain in table()["forms"].items()
-    }
+    given: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in plain.items()}
+    return Form(**given)
 
 
 @cache
@@ -99,10 +112,10 @@ def _things() -> frozenset[str]:
     return frozenset(table()["vocabulary"]["things"])
 
 
-def noun(words: str, *, counted: bool) -> Noun:
-    """A name as a noun: one in the plural, or known as a thing, is counted; of others `counted` decides."""
-    one = singular(words)
-    return Noun(one, one != words or words in _things() or counted)
+def noun(words: str) -> Noun:
+    """A name as a noun, in the singular: "trees" and "tree" are counted, "forest" is not."""
+    one = singular(words) if is_many(words) else words
+    return Noun(one, one != words or words in _things() or not is_mass(words))
 
 
 def normalised(question: str) -> str:
@@ -137,27 +150,32 @@ def sayable(question: str, plan: Plan) -> bool:
 
 
 def ask(
-    name: str,
+    form: Form,
+    about: About,
     chance: random.Random,
     *,
-    target: Noun | None = None,
-    other: Noun | None = None,
-    relation: str = "",
-    unit: str = "",
     compass: bool = False,
+    slots: dict[str, str] | None = None,
 ) -> Question:
-    """Word one question of a form about these nouns; with `compass` sides may be told as directions, north up.
+    """Word one question of a form.
 
-    Raises DatasetError where no pattern of the form says it so that the plan can be read back.
+    Args:
+        form: its patterns, tried in a random order until one fits and its plan can be read back.
+        about: what fills them.
+        chance: decides pattern and words.
+        compass: whether sides may be told as directions too, north up.
+        slots: what else fills them.
+
+    Raises DatasetError where no pattern says it so that the plan can be read back.
     """
-    form = forms()[name]
-    plan = _plan(form, target, other, relation, unit)
-    fitting = [pattern for pattern in form.patterns if _fits(pattern, target)]
+    plan = _plan(form, about)
+    fitting = [pattern for pattern in form.patterns if _fits(pattern, about.target)]
     for pattern in chance.sample(fitting, len(fitting)):
-        text = _filled(pattern, target, other, relation, unit, compass, chance)
+        filled = pattern.format(**_slots(about, chance, compass=compass), **(slots or {}))
+        text = filled if pattern[0].islower() else filled[0].upper() + filled[1:]
         if sayable(text, plan) and digest(text) not in held_out():
             return Question(text, plan, pattern)
-    raise DatasetError(f"no pattern of {name} can ask about {plan.to_json()}; name the things otherwise")
+    raise DatasetError(f"no pattern of {form.task} can ask about {plan.to_json()}; name the things otherwise")
 
 
 def make(*, seed: int, count: int) -> Iterator[Sample]:
@@ -191,26 +209,19 @@ def drawn(name: str, chance: random.Random) -> Question | None:
     other = _noun(_kind_beside(form, target), chance) if form.other else None
     if target and other and set(target.name.split()) & set(other.name.split()):
         return None
+    about = About(target, other, chance.choice(form.relations), chance.choice(form.units))
     try:
-        question = ask(
-            name,
-            chance,
-            target=target,
-            other=other,
-            relation=chance.choice(form.relations),
-            unit=chance.choice(form.units),
-            compass=True,
-        )
+        question = ask(form, about, chance, compass=True)
     except DatasetError:
         return None
     return _casual(question, chance, around=0.35 if form.nouns == "none" else 0.07)
 
 
-def _plan(form: Form, target: Noun | None, other: Noun | None, relation: str, unit: str) -> Plan:
+def _plan(form: Form, about: About) -> Plan:
     if form.task in ("abstain", "describe"):
         return Plan(form.task)
-    about = form.target or (singular(target.name) if target else "")
-    return Plan(form.task, about, relation, other.name if other else "", unit)
+    target = form.target or (singular(about.target.name) if about.target else "")
+    return Plan(form.task, target, about.relation, about.other.name if about.other else "", about.unit)
 
 
 def _fits(pattern: str, target: Noun | None) -> bool:
@@ -219,36 +230,25 @@ def _fits(pattern: str, target: Noun | None) -> bool:
     return not (("{stuff}" in pattern and target.counted) or ("{object" in pattern and not target.counted))
 
 
-def _filled(
-    pattern: str,
-    target: Noun | None,
-    other: Noun | None,
-    relation: str,
-    unit: str,
-    compass: bool,
-    chance: random.Random,
-) -> str:
+def _slots(about: About, chance: random.Random, *, compass: bool) -> dict[str, str]:
+    """What fills the slots of a pattern, drawn anew for each."""
     words = table()["words"]
     image = chance.choice(words["image"])
     slots = {"image": image, "number": str(chance.randint(2, 99)), "number2": str(chance.randint(2, 99))}
-    if target is not None:
-        are = "are" if target.counted else "is"
-        slots |= {"a": target.article, "thing": target.name, "object": target.name, "are": are, "Are": are.title()}
-        slots |= dict.fromkeys(("things", "stuff", "objects"), target.many) | {
-            "scene": target.name,
-            "topic": target.name,
-        }
-    if other is not None:
-        slots |= {"other": other.name, "others": other.many, "a_other": other.article}
-    for slot, names in (("place", ("sides", "compass")), ("beside", ("beside", "beside_compass"))):
-        if relation in table()[names[0]]:
-            choices = table()[names[0]][relation] + (table()[names[1]][relation] if compass else [])
+    if about.target is not None:
+        are = "are" if about.target.counted else "is"
+        slots |= {"a": about.target.article, "are": are, "Are": are.title()}
+        slots |= dict.fromkeys(("thing", "object", "scene", "topic"), about.target.name)
+        slots |= dict.fromkeys(("things", "objects", "stuff"), about.target.many)
+    if about.other is not None:
+        slots |= {"other": about.other.name, "others": about.other.many, "a_other": about.other.article}
+    for slot, plain, directed in (("place", "sides", "compass"), ("beside", "beside", "beside_compass")):
+        if about.relation in table()[plain]:
+            choices = table()[plain][about.relation] + (table()[directed].get(about.relation, []) if compass else [])
             slots[slot] = chance.choice(choices).format(image=image)
-    if unit:
-        slots["unit"] = chance.choice(table()["units"][unit])
-    slots["changed"] = chance.choice(words["gained" if relation == "new" else "lost"])
-    text = pattern.format(**slots)
-    return text if pattern[0].islower() else text[0].upper() + text[1:]
+    if about.unit:
+        slots["unit"] = chance.choice(table()["units"][about.unit])
+    return slots | {"changed": chance.choice(words["gained" if about.relation == "new" else "lost"])}
 
 
 def _noun(kind: str, chance: random.Random) -> Noun | None:
