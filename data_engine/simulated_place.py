@@ -194,7 +194,8 @@ class Place:
 
     def _later(self, stage: Stage, before: Landscape) -> None:
         """A second date after the first kind of change, in a random order, that alters enough of the inner ground."""
-        kinds = ["flood", "clear-cut", "new buildings", "harvest", "objects"]
+        rare = 3 * ["flood", "harvest"]  # few places can show these, so they are tried more
+        kinds = [*rare, "clear-cut", "new buildings", "objects"]
         kinds.append("snowfall" if self.season == "winter" else "burn")
         for kind in self.rng.permutation(kinds):
             things, phrase = stage.things, AFTERMATH.get(str(kind), "")
