@@ -26,7 +26,7 @@ def archive_report(folder: Path, run: Run, models: Models) -> dict[str, Any]:
     with Archive.open(folder, models.encoder) as archive:
         relevant: dict[str, set[str]] = {}
         for row in run.rows:
-            texts = row.labels if run.settings.queries == "labels" else run.task.texts(row)  # type: ignore[attr-defined]
+            texts = row.labels if run.settings.protocol == "labels" else run.task.texts(row)  # type: ignore[attr-defined]
             for text in texts:
                 relevant.setdefault(text, set()).add(str(row.picture.files[0].resolve()))
         texts = sorted(relevant)

@@ -66,7 +66,8 @@ def retrieval(
     """Text-to-image and image-to-text retrieval, over a manifest and over an archive."""
     from eval.tasks.task import Settings
 
-    settings = Settings(protocol, queries=queries, limit=limit, skip=skip, seed=seed)
+    protocol = protocol or ("" if queries == "captions" else queries)
+    settings = Settings(protocol, limit=limit, skip=skip, seed=seed)
     _run("retrieval", data, settings, encoder, None, device, train, split, out, as_json, archive)
 
 

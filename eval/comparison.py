@@ -48,7 +48,6 @@ def compare_runs(first: Path, second: Path, *, seed: int = 0) -> Comparison:
         for what, a, b in (
             ("task", one.task.name, other.task.name),
             ("protocol", one.settings.protocol, other.settings.protocol),
-            ("queries", one.settings.queries, other.settings.queries),
             ("manifest", sha256_of(one.manifest), sha256_of(other.manifest)),
             ("lines chosen and read", [r.number for r in one.rows], [r.number for r in other.rows]),
         )

@@ -14,6 +14,7 @@ from eval.maps import read_map
 from eval.metrics.ranking import best
 from eval.pictures import BOTH, LEFT_OUT, SAID, TRUE, Shown, coloured, compared, outlined, palette, photo, shown
 from eval.predictions import text_of
+from eval.tasks.retrieval import BY_LABEL
 from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _Kind:
 
 def _kind(finished: Finished) -> _Kind:
     name, settings = finished.run.task.name, finished.run.settings
-    if name == "retrieval" and settings.queries != "captions":
+    if name == "retrieval" and settings.protocol in BY_LABEL:
         return LABELS
     return CHANGE_CAPTIONS if name == "change" and settings.protocol == "captions" else KINDS[name]
 

@@ -15,6 +15,7 @@ from eval.metrics.abstention import aurc, risk_coverage
 from eval.metrics.boxes import PROTOCOLS, Shapes, matches
 from eval.pictures import palette
 from eval.statistics import Statistics, intervals, ratio
+from eval.tasks.retrieval import BY_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ def _reaching(found: Shapes, least: float) -> Shapes:
 
 
 def _retrieval(finished: Finished) -> list[Figure]:
-    if finished.run.settings.queries != "captions":
+    if finished.run.settings.protocol in BY_LABEL:
         return []
     t2i, i2t = finished.ranks
     captions, images = sum(len(each) for each in t2i), len(finished.rows)

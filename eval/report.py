@@ -66,7 +66,7 @@ def _contents(finished: Finished) -> dict[str, Any]:
 
 def _provenance(report: dict[str, Any]) -> list[tuple[str, str]]:
     settings = {key: value for key, value in report["settings"].items() if value not in ("", None, [], 0)}
-    shown_elsewhere = {"protocol", "seed"} | (set() if report["task"] == "retrieval" else {"queries"})
+    shown_elsewhere = {"protocol", "seed"}
     versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
     seconds = report.get("seconds")
     facts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -206,6 +207,7 @@ def list_failures(failed: tuple[tuple[str, str], ...]) -> None:
         raise typer.Exit(1)
 
 
+@cache
 def full_app() -> typer.Typer:
     """The command with those of the other packages."""
     for name in COMMANDS:

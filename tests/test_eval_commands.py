@@ -353,7 +353,10 @@ def test_templates_are_read_from_a_file(run, write, tmp_path):
     [
         (["retrieval"], "--data"),
         (["retrieval", "--data", "lost.jsonl"], "cannot be read as a manifest"),
-        (["retrieval", "--data", "DATA", "--queries", "colours"], "queries are captions, labels, label-sets"),
+        (
+            ["retrieval", "--data", "DATA", "--queries", "colours"],
+            "all-captions, first-caption, labels, label-sets",
+        ),
         (["retrieval", "--data", "DATA", "--queries", "labels"], "has no labels to query with"),
         (["retrieval", "--data", "DATA", "--protocol", "best"], "no protocol 'best'"),
         (["retrieval", "--data", "DATA", "--limit", "0"], "--limit"),

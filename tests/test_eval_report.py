@@ -90,7 +90,7 @@ def lines_of(task, images):
 
 
 TASKS = {"labels": "retrieval", "masks": "grounding"}
-SETTINGS = {"labels": Settings(queries="labels")}
+SETTINGS = {"labels": Settings(protocol="labels")}
 
 
 def evaluated(name, tmp_path, images, models):

@@ -125,7 +125,7 @@ def test_a_report_has_the_keys_that_are_written_down(whole, manifest, models):
         ("blind", "constant", "random"), names
     )
     assert report["versions"]["numpy"] == np.__version__
-    assert (report["seed"], report["device"], report["settings"]["queries"]) == (0, "cpu", "captions")
+    assert (report["seed"], report["device"], report["settings"]["protocol"]) == (0, "cpu", "all-captions")
     assert re.fullmatch("([0-9a-f]{40})?", report["git"])  # none outside a working tree
     assert len(report["data_sha256"]) == 64
 

@@ -177,7 +177,7 @@ def labelled(image, *labels):
 
 def test_label_queries_by_hand(ready, image):
     """Both labels rank water, both, forest: right for water; forest has what shares it second and what is it third."""
-    run = ready("retrieval", *labelled(image, ["water"], ["forest", "water"], ["forest"]), queries="labels")
+    run = ready("retrieval", *labelled(image, ["water"], ["forest", "water"], ["forest"]), protocol="labels")
     found = score(run, vectors([1, 0], [1, 0]), vectors([0.8, 0.6], [1, 0], [1, 0]), vectors([0, 1], [1, 0]))
     assert found["mAP@10"] == pytest.approx(100 * (1 + (1 / 2 + 2 / 3) / 2) / 2)
     gained = (0.5 / math.log2(3) + 1 / math.log2(4)) / (1 + 0.5 / math.log2(3))
@@ -186,14 +186,14 @@ def test_label_queries_by_hand(ready, image):
 
 
 def test_a_label_is_a_query_once_however_many_images_have_it(ready, image):
-    run = ready("retrieval", *labelled(image, ["water"], ["water"], ["forest"]), queries="labels")
+    run = ready("retrieval", *labelled(image, ["water"], ["water"], ["forest"]), protocol="labels")
     statistics = run.task.statistics(run.rows, [vectors(E1, E1), vectors(E1, E1), vectors(E2, E2)], run.folder)
     assert (statistics.unit, len(statistics.rows)) == ("queries", 2)
 
 
 def test_label_sets_are_queries_for_what_shares_a_label_even_one_with_a_comma(ready, image):
     dunes = "Beaches, dunes, sands"
-    run = ready("retrieval", *labelled(image, ["sea", dunes], [dunes], ["wood"]), queries="label-sets")
+    run = ready("retrieval", *labelled(image, ["sea", dunes], [dunes], ["wood"]), protocol="label-sets")
     assert [run.task.texts(row) for row in run.rows] == [(f"{dunes}, sea",), (dunes,), ("wood",)]
     found = score(run, vectors(E1, E1), vectors([0.8, 0.6, 0], [0.8, 0.6, 0]), vectors(E3, E3))
     assert (found["mAP@10"], found["nDCG@10"]) == (pytest.approx(100), pytest.approx(100))
@@ -204,7 +204,7 @@ def test_pictures_that_all_look_alike_are_ranked_by_their_place(ready, image):
     found = baselines(ready("retrieval", *captioned(image, ["one"], ["two"])), vectors(E1, E1), vectors(E2, E2))
     assert found["constant"]["t2i_R@1"] == 50
     found = baselines(
-        ready("retrieval", *labelled(image, *([f"label {n}"] for n in range(40))), queries="labels"),
+        ready("retrieval", *labelled(image, *([f"label {n}"] for n in range(40))), protocol="labels"),
         *(vectors(vector, vector) for vector in np.random.default_rng(0).standard_normal((40, 64)).tolist()),
     )
     assert found["constant"]["mAP@1000"] == pytest.approx(100 * sum(1 / n for n in range(1, 41)) / 40)

@@ -25,31 +25,30 @@ if TYPE_CHECKING:
     from eval.tasks.task import Settings
     from rsvlm.scene import Scene
 
-QUERIES = {
-    "captions": "every caption of an image a query for it",
-    "labels": "every label a query for the images that have it",
-    "label-sets": "every set of labels that occurs, in words, a query for the images that share one",
+BY_LABEL = {
+    "labels": "cosine, every label a query for the images that have it, gain the Jaccard of the label sets, ties by "
+    "line",
+    "label-sets": "cosine, every set of labels that occurs, in words, a query for the images that share a label, gain "
+    "the Jaccard of the label sets, ties by line",
 }
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Queries are captions, single labels or sets of labels."""
+    """The protocol says what the queries are: captions, single labels or sets of labels."""
 
     settings: Settings
     name: ClassVar[str] = "retrieval"
-    protocols: ClassVar[dict[str, str]] = PROTOCOLS
+    protocols: ClassVar[dict[str, str]] = {**PROTOCOLS, **BY_LABEL}
     uses: ClassVar[frozenset[str]] = frozenset({"encoder"})
 
     @classmethod
     def of(cls, rows: Sequence[Captioned], settings: Settings) -> Retrieval:
         """The task over a whole manifest; raises EvaluationError where lines lack what the queries are made of."""
-        if settings.queries not in QUERIES:
-            raise EvaluationError(f"queries are {', '.join(QUERIES)}; got {settings.queries!r}")
         task = cls(settings)
         bare = next((row for row in rows if not task.texts(row)), None)
         if bare is not None:
-            missing = "captions" if settings.queries == "captions" else "labels"
+            missing = "labels" if settings.protocol in BY_LABEL else "captions"
             raise EvaluationError(f"line {bare.number} of the manifest has no {missing} to query with")
         return task
 
@@ -63,9 +62,9 @@ class Retrieval:
 
     def texts(self, row: Captioned) -> tuple[str, ...]:
         """The query texts a line brings."""
-        if self.settings.queries == "captions":
+        if self.settings.protocol not in BY_LABEL:
             return row.captions
-        if self.settings.queries == "labels":
+        if self.settings.protocol == "labels":
             return row.labels
         return (", ".join(sorted(set(row.labels))),) if row.labels else ()
 
@@ -116,7 +115,7 @@ class Retrieval:
     def _statistics(
         self, rows: Sequence[Captioned], images: NDArray[np.float32], texts: list[NDArray[np.float32]]
     ) -> Statistics:
-        if self.settings.queries == "captions":
+        if self.settings.protocol not in BY_LABEL:
             owners = np.repeat(np.arange(len(rows)), [len(each) for each in texts])
             protocol = self.settings.protocol
             return caption_statistics(*caption_ranks(images, np.concatenate(texts), owners, protocol=protocol))
@@ -125,7 +124,7 @@ class Retrieval:
         for row, each in zip(rows, texts, strict=True):
             for text, vector in zip(self.texts(row), each, strict=True):
                 vectors[text] = vector
-                labels[text] = frozenset([text] if self.settings.queries == "labels" else row.labels)
+                labels[text] = frozenset([text] if self.settings.protocol == "labels" else row.labels)
         names = sorted(vectors)
         wanted = [labels[name] for name in names]
         blocks = score_blocks(np.stack([vectors[name] for name in names]), images)

@@ -23,7 +23,6 @@ class Settings:
     """What a run is asked for beside its manifest; saved with the run."""
 
     protocol: str = ""
-    queries: str = "captions"
     background: str = ""
     templates: tuple[str, ...] = ()
     limit: int | None = None
