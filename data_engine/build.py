@@ -23,6 +23,7 @@ from data_engine.pack import MANIFEST, Shard, sha256_of, write_manifest, write_s
 from data_engine.recipes import captions, change, plans, questions, referring, wording
 from data_engine.recipes.rewriting import ChatRewriter, Rewriting
 from data_engine.sample import Sample
+from data_engine.simulated import write_places
 from rsvlm.errors import ConfigError, DatasetError
 from rsvlm.leakage.pairs import LeakReport, Listed, find_leaks
 
@@ -129,7 +130,7 @@ def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
     about = {
         "name": config.name,
         "config": asdict(config),
-        "terms": {name: CATALOGUE[name].terms for name in sorted({source.dataset for source in config.sources})},
+        "terms": {name: CATALOGUE[name].terms for name, _, _ in parts},
         "versions": {"rsvlm": metadata.version("rsvlm"), "recipes": _recipe_versions(out, shards)},
         "leakage": {"pairs": len(leaks.pairs), "listed": leaks.listed, "checked": leaks.checked, "report": LEAKS},
         "seconds": round(time.perf_counter() - started, 1),
@@ -161,10 +162,9 @@ def _read(config: BuildConfig, root: Path, out: Path) -> list[tuple[str, SourceC
         kept = [item for item in items if not str(_first(item)).endswith(source.without or ("\0",))]
         parts.append((source.dataset, source, kept[: source.limit or None]))
     if config.simulated:
-        from data_engine.simulated import read, write_places
-
         write_places(out / SIMULATED, config.simulated, seed=config.seed)
-        parts.append((SIMULATED, SourceConfig(SIMULATED, SIMULATED), list(read(out / SIMULATED))))
+        items = list(CATALOGUE[SIMULATED].read(out / SIMULATED))
+        parts.append((SIMULATED, SourceConfig(SIMULATED, SIMULATED), items))
     return parts
 
 

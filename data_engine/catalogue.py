@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data_engine import simulated
 from data_engine.sources import (
     bigearthnet,
     bigearthnet_mini,
@@ -289,6 +290,12 @@ CATALOGUE: dict[str, Dataset] = {
         "Copernicus imagery; no licence stated for the labels",
         "github.com/cloudtostreet/Sen1Floods11",
         sen1floods11.read,
+    ),
+    "simulated": Dataset(
+        "Simulated places of known truth",
+        "Apache-2.0, like the code that makes them",
+        "rsvlm data build with simulated = N",
+        simulated.read,
     ),
     "skyscript": Dataset(
         "SkyScript: captions from OpenStreetMap tags",

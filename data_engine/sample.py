@@ -67,7 +67,7 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, empty fields left out."""
-        plain = {key: value for key, value in asdict(self).items() if value}
+        plain = {key: value for key, value in asdict(self).items() if value or key == "text"}
         return plain | ({"plan": self.plan.to_json()} if self.plan else {})
 
     @classmethod

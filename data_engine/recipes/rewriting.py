@@ -57,7 +57,7 @@ class ChatRewriter:
         folder = resolve(name_or_dir)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, local_files_only=True
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -108,8 +108,12 @@ class Rewriting:
         self.counts[why or "kept"] += 1
         if not why:
             origin = replace(sample.origin, recipe=f"{sample.origin.recipe}+rewriting@{VERSION}")
-            said = {"answer": after} if sample.answer else {"text": after}
-            yield replace(sample, origin=origin, **said)
+            yield replace(
+                sample,
+                origin=origin,
+                text=sample.text if sample.answer else after,
+                answer=after if sample.answer else "",
+            )
 
 
 def _rewritable(sample: Sample) -> bool:
