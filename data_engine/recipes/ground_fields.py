@@ -37,6 +37,22 @@ WETNESS = (  # share of open water from which the words hold; between the last t
     (0.005, ()),
     (0.0, ("no open water to speak of", "next to no open water")),
 )
+ABOUT = (
+    (1 / 10, "a tenth"),
+    (1 / 4, "a quarter"),
+    (1 / 3, "a third"),
+    (1 / 2, "half"),
+    (2 / 3, "two thirds"),
+    (3 / 4, "three quarters"),
+)
+BOUNDS = (
+    (0.9, "nearly all"),
+    (0.75, "more than three quarters"),
+    (0.5, "more than half"),
+    (0.25, "more than a quarter"),
+    (0.1, "more than a tenth"),
+    (-1.0, "less than a tenth"),
+)
 
 Fields = dict[str, Noun | str | int]
 
@@ -112,24 +128,10 @@ def fractions(seen: Seen, chance: Random) -> Fields:
 
 def amount(share: float) -> str:
     """A share (0 to 1) in words that are true of it: "about a third", "less than a tenth"."""
-    for name, exact in (
-        ("a tenth", 1 / 10),
-        ("a quarter", 1 / 4),
-        ("a third", 1 / 3),
-        ("half", 1 / 2),
-        ("two thirds", 2 / 3),
-    ):
-        if abs(share - exact) <= 0.03:
+    for exact, name in ABOUT:
+        if abs(share - exact) <= min(0.03, exact / 5):
             return f"about {name}"
-    if abs(share - 3 / 4) <= 0.03:
-        return "about three quarters"
-    bounds: tuple[tuple[float, str], ...] = (
-        (0.9, "nearly all"),
-        (0.75, "more than three quarters"),
-        (0.5, "more than half"),
-    )
-    bounds += ((0.25, "more than a quarter"), (0.1, "more than a tenth"), (-1.0, "less than a tenth"))
-    return next(text for least, text in bounds if share > least)
+    return next(text for least, text in BOUNDS if share > least)
 
 
 def positions(seen: Seen, chance: Random) -> Fields:
@@ -219,13 +221,16 @@ def indices(seen: Seen, chance: Random) -> Fields:
         return {}
     if not (scene.has("red") and scene.has("green") and (scene.has("nir") or scene.has("nir08"))):
         return {}
-    ndvi, ndwi = (float(np.nanmean(quantity(name, scene)[scene.valid])) for name in ("NDVI", "NDWI"))
+    layers = [quantity(name, scene)[scene.valid] for name in ("NDVI", "NDWI")]
+    if not all(np.isfinite(layer).any() for layer in layers):
+        return {}
+    ndvi, ndwi = (float(np.nanmean(np.clip(layer, -1, 1))) for layer in layers)  # dark pixels lead far outside
     fields: Fields = {"ndvi": f"{ndvi:.2f}", "ndwi": f"{ndwi:.2f}"}
     fields["green"] = words.noun(chance.choice(next(said for least, said in GREENNESS if ndvi >= least)))
     rule = rule_for("water", scene)
     if rule is not None:
         share = float(apply(rule, scene)[scene.valid].mean())
-        said = next(said for least, said in WETNESS if share > least)
+        said = next(said for least, said in WETNESS if share >= least)
         fields |= {"wet": chance.choice(said)} if said else {}
     told = seen.told
     main = next(iter(told), "")

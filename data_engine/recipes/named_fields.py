@@ -149,6 +149,7 @@ def flood(seen: Seen, chance: Random) -> Fields:
     if share < LEAST:
         return {"dry": water} if share < NOTHING else {"trace": water, "floor": round(100 * LEAST)}
     return {
+        "event": "flood",
         "flooded": chance.choice(("flooded", "inundated")),
         "flood_word": words.noun(chance.choice(("flood", "flooding", "flood water"))),
         "flood_amount": amount(share),
