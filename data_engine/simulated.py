@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from tqdm import tqdm
 
 from data_engine.annotated import Annotated, ClassMap, Pair, Target
 from data_engine.layout import every, field_of, read_json
@@ -29,7 +30,7 @@ def write_places(out: Path, count: int, *, seed: int) -> None:
     if not 0 <= count <= MOST:
         raise ConfigError(f"there is room for {MOST} places; got {count}")
     out.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
+    for number in tqdm(range(count), desc="simulating", unit="place"):
         folder = out / f"simulated-{number:05d}"
         if folder.exists():
             _check_made(folder, seed)

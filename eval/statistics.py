@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,13 @@ class Statistics:
 
     `rows` (N, K) holds the counts of one unit ("images", "questions", "queries") a row, in manifest order;
     `values` turns sums over any multiset of rows into metrics. So a bootstrap resamples rows, never re-scores them.
+    `fixed` are metrics that are no function of sums; they have a value and no interval.
     """
 
     unit: str
     rows: NDArray[np.float64]
     values: Values
+    fixed: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rows.ndim != 2 or not len(self.rows):
@@ -37,7 +39,7 @@ class Statistics:
     def metrics(self) -> dict[str, float]:
         """Every metric over all rows."""
         found = self.values(self.rows.sum(axis=0)[None])
-        return {name: float(value[0]) for name, value in found.items()}
+        return {name: float(value[0]) for name, value in found.items()} | self.fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Interval:
 def intervals(statistics: Statistics, *, seed: int = 0, rounds: int = ROUNDS) -> dict[str, Interval]:
     """Every metric with a percentile interval from `rounds` resamplings of the rows."""
     drawn = _resampled(statistics, _weights(len(statistics.rows), seed, rounds))
-    return {name: _interval(value, drawn[name]) for name, value in statistics.metrics().items()}
+    nothing = np.zeros(0)
+    return {name: _interval(value, drawn.get(name, nothing)) for name, value in statistics.metrics().items()}
 
 
 def paired(one: Statistics, other: Statistics, *, seed: int = 0, rounds: int = ROUNDS) -> dict[str, Interval]:
@@ -69,7 +72,7 @@ def paired(one: Statistics, other: Statistics, *, seed: int = 0, rounds: int = R
         )
     first, second = (_resampled(each, _weights(len(each.rows), seed, rounds)) for each in (one, other))
     values = one.metrics(), other.metrics()
-    shared = [name for name in values[0] if name in values[1]]
+    shared = [name for name in values[0] if name in values[1] and name not in one.fixed]
     return {name: _interval(values[1][name] - values[0][name], second[name] - first[name]) for name in shared}
 
 

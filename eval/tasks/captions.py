@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from eval.metrics.captions import PROTOCOL, caption_statistics, constant_caption, random_captions
+from eval.metrics.captions import PROTOCOL, caption_statistics, constant_caption, meteor, random_captions
 from eval.predictions import Prediction, text_of
 from rsvlm.errors import EvaluationError
 
@@ -53,15 +54,22 @@ class Captions:
         return [{"caption": answer.text, "abstained": answer.abstained} for answer in answers]
 
     def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
-        """BLEU, ROUGE-L and CIDEr."""
-        texts = [text_of(prediction, "caption") for prediction in predictions]
-        return caption_statistics(texts, [row.captions for row in rows])
+        """BLEU, ROUGE-L and CIDEr, and METEOR where Java is present."""
+        return scored([text_of(prediction, "caption") for prediction in predictions], [row.captions for row in rows])
 
     def baselines(
         self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
     ) -> dict[str, Statistics]:
         """The most frequent reference for all (which no model can know), and a reference of another image."""
         return caption_baselines([row.captions for row in rows], seed)
+
+
+def scored(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+    """What the COCO protocol says of captions. METEOR of a set is no mean of its images, so it has no interval."""
+    statistics = caption_statistics(texts, references)
+    if shutil.which("java") is None:
+        return statistics
+    return replace(statistics, fixed={"METEOR": meteor(texts, references)[0]})
 
 
 def caption_baselines(references: Sequence[Sequence[str]], seed: int) -> dict[str, Statistics]:
