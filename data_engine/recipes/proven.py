@@ -165,8 +165,8 @@ def _area(case: Case) -> Answered | None:
     if not share and chance.random() < 0.8:
         return None
     stuff = case.said(label, mass=True)
-    if share and label in known.pixels and known.grid is not None and known.grid.crs is not None and chance.random() < 0.5:
-        pixels = known.pixels[label]
+    pixels = known.pixels.get(label)
+    if pixels is not None and known.grid is not None and known.georeferenced and chance.random() < 0.5:
         hectares = known.grid.resized(*pixels.shape).area_m2(pixels) / 1e4
         return case.worded("area_unit", About(stuff, unit="ha"), f"{round(hectares, 2)} ha")
     if share and not known.georeferenced and chance.random() < 0.3:
