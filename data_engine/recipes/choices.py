@@ -50,7 +50,7 @@ def _there(case: Case) -> tuple[str, list[str]]:
 def _scenes(case: Case) -> tuple[str, list[str]]:
     """The scene, and others that are not taken for it."""
     scenes, scene = table()["scenes"], case.item.scene
-    if scene not in scenes["all"]:
+    if scene not in scenes["all"] or case.known.shares:
         raise DatasetError(f"{scene!r} is no scene class with known neighbours; ask something else")
     alike = {name for line in scenes["alike"] if scene in line for name in line}
     return scene, [name for name in scenes["all"] if name not in alike and name != scene]

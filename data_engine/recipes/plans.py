@@ -294,7 +294,8 @@ def _casual(question: Question, chance: random.Random, *, around: float) -> Ques
         for formal, casual in CONTRACTIONS.items():
             text = text.replace(formal, casual)
     if chance.random() < around:
-        text = chance.choice(words["before"]) + text
+        before = chance.choice(words["before"])
+        text = before + (text if before.rstrip()[-1] in ".!" or text.startswith("I ") else text[0].lower() + text[1:])
     if chance.random() < around / 2:
         text += chance.choice(words["after"])
     if chance.random() < 0.05:

@@ -13,7 +13,7 @@ from data_engine.recipes import plans
 from data_engine.recipes.evidence import LEAST, Evidence, related, table
 from data_engine.recipes.placing import at_place
 from data_engine.recipes.plans import ABSTENTION, About, Form, Noun, Question, ask, noun, sayable
-from data_engine.recipes.words import names_for
+from data_engine.recipes.words import is_many, names_for
 from rsvlm.errors import DatasetError
 from rsvlm.language.phrases import singular
 from rsvlm.language.plan import Plan
@@ -50,9 +50,13 @@ class Case:
     verdicts: dict[tuple[str, str, str], bool] = field(default_factory=dict)  # of data_engine.recipes.placing
 
     def said(self, label: str, *, mass: bool = False) -> Noun:
-        """A class in words no other class of the image shares; raises DatasetError where there are none."""
+        """A class in words no other class of the image shares; raises DatasetError where there are none.
+
+        Land cover that is not there is never called by single things: no tree cover does not mean no tree.
+        """
+        scattered = label in self.known.absent and label not in self.known.boxes
         others = {singular(n) for c in self.known.classes if c != label for n in names_for(c)}
-        nouns = [noun(name) for name in names_for(label)]
+        nouns = [noun(name) for name in names_for(label) if not (scattered and is_many(name))]
         fit = [n for n in nouns if n.name not in others and _plain(n) and not (mass and n.counted)]
         if not fit:
             raise DatasetError(f"no name of {label!r} can be told from other classes; add one to synonyms.toml")
@@ -238,14 +242,14 @@ def _rural_urban(case: Case) -> Answered | None:
 
 
 def _settlement(case: Case) -> str:
-    """Rural or urban where that is clear, by the scene, the built-up share or the labels; "" elsewhere."""
-    scenes, built, item = table()["scenes"], table()["built"]["classes"], case.item
-    for which in ("rural", "urban"):
-        if item.scene in scenes[which]:
-            return which
+    """Rural or urban where that is clear, by the built-up share, the scene or the labels; "" elsewhere."""
+    scenes, built = table()["scenes"], table()["built"]["classes"]
     shares = [share for name, share in case.known.shares.items() if name.lower() in built]
     if shares:
         return "urban" if sum(shares) >= 0.5 else "rural" if sum(shares) <= LEAST else ""
+    for which in ("rural", "urban"):
+        if case.item.scene in scenes[which]:
+            return which
     absent = any(name.lower() in built for name in case.known.absent)
     return "rural" if absent and not case.known.boxes else ""
 

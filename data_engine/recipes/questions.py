@@ -77,7 +77,7 @@ def _may(kind: str, case: Case) -> bool:
     needs = {
         "presence": bool(known.present and known.absent) or len(known.shares) == 1,
         "presence_two": len(known.present) + len(known.absent) > 2,
-        "scene": item.scene in table()["scenes"]["never"] and item.scene in table()["scenes"]["things"],
+        "scene": not known.shares and item.scene in {*table()["scenes"]["never"]} & {*table()["scenes"]["things"]},
         "count": bool(known.boxes),
         "attribute": bool(known.rings) and known.georeferenced,
         "area": bool(known.shares),
