@@ -297,7 +297,10 @@ def test_vrsbench_training_conversations_are_told_apart_by_their_task(tmp_path, 
     [
         (vrs_record(ground_truth="left"), "needs a box such as {<25><40><33><60>} in 'ground_truth', got 'left'"),
         (vrs_record(ground_truth="{<1><2><3><400>}"), "needs a box"),
-        (vrs_record("../secret.png", ground_truth="{<1><2><3><4>}"), r"names '\.\./secret\.png', which is no path inside"),
+        (
+            vrs_record("../secret.png", ground_truth="{<1><2><3><4>}"),
+            r"names '\.\./secret\.png', which is no path inside",
+        ),
         (vrs_record("gone.png", ground_truth="{<1><2><3><4>}"), "names gone.png, which is not in"),
         ({"image_id": "P0003_0002.png"}, "has no 'ground_truth'"),
     ],

@@ -105,6 +105,8 @@ BASELINES = {
     "plan": ["constant", "majority", "random"],
 }
 
+QUICK = {"captions": ("--protocol", "coco-without-meteor")}  # Java takes seconds to start
+
 
 def strict(text):
     """JSON without NaN."""
@@ -118,7 +120,7 @@ def strict(text):
 @pytest.mark.parametrize("task", ROWS)
 def test_every_task_prints_its_report_and_nothing_else(task, run, write, tmp_path):
     out = tmp_path / "out"
-    code, printed, _ = run(task, "--data", write(ROWS[task]), "--out", out, "--json")
+    code, printed, _ = run(task, *QUICK.get(task, ()), "--data", write(ROWS[task]), "--out", out, "--json")
     assert code == 0
     report = strict(printed)
     assert report == strict((out / REPORT).read_text())
@@ -132,7 +134,7 @@ def test_every_task_prints_its_report_and_nothing_else(task, run, write, tmp_pat
 @pytest.mark.parametrize("task", ROWS)
 def test_every_task_is_scored_again_without_any_model(task, run, write, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    before = strict(run(task, "--data", write(ROWS[task]), "--out", out, "--json")[1])
+    before = strict(run(task, *QUICK.get(task, ()), "--data", write(ROWS[task]), "--out", out, "--json")[1])
     monkeypatch.setattr("eval.models.Models", no_models)
     code, printed, _ = run("score", out, "--json")
     assert code == 0
@@ -141,7 +143,7 @@ def test_every_task_is_scored_again_without_any_model(task, run, write, tmp_path
 
 @pytest.mark.parametrize("task", ROWS)
 def test_a_table_names_protocol_numbers_intervals_and_baselines(task, run, write):
-    code, printed, _ = run(task, "--data", write(ROWS[task]))
+    code, printed, _ = run(task, *QUICK.get(task, ()), "--data", write(ROWS[task]))
     assert code == 0
     lines = printed.splitlines()
     assert f"n = {LINES} lines" in lines[1]

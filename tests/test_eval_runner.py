@@ -251,7 +251,7 @@ def test_another_run_in_the_same_folder_is_refused_naming_what_differs(settings,
 
 def test_another_manifest_or_task_in_the_same_folder_is_refused(whole, manifest, models):
     with pytest.raises(EvaluationError, match="another task"):
-        evaluate(prepare("captions", manifest, Settings(), whole), models)
+        evaluate(prepare("captions", manifest, Settings("coco-without-meteor"), whole), models)
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.raises(EvaluationError, match="another data_sha256"):
         evaluate(prepare("retrieval", manifest, Settings(), whole), models)

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from eval.models import BLANK, Models, blank
 from eval.predictions import FILE
 from eval.runner import evaluate
 from eval.runs import BLIND, prepare
+from eval.statistics import intervals
 from eval.tasks.task import Settings
 from rsvlm.answer import Answer, Fact
 from rsvlm.assistant import Assistant
@@ -84,6 +86,8 @@ def ready(tmp_path):
         manifest = tmp_path / f"{name}.jsonl"
         manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / name).mkdir(exist_ok=True)
+        if task == "captions":
+            settings = {"protocol": "coco-without-meteor", **settings}  # Java takes seconds to start
         return prepare(task, manifest, Settings(**settings), tmp_path / name)
 
     return make
@@ -797,3 +801,13 @@ def compared(value, relation, confidence=0.6):
 def test_the_short_comparison_is_yes_or_no_where_the_question_names_the_relation(value, relation, expected):
     assert short_answer(compared(value, relation)) == expected
     assert confidence_of(compared(value, relation)) == 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR's scorer is a Java program and there is no Java here")
+def test_meteor_is_reported_without_an_interval_where_java_is_present(ready, image):
+    run = ready("captions", *captioned(image, ["a pond", "b pond"], ["a field"]), protocol="coco")
+    found = run.task.statistics(run.rows, [{"caption": "a pond"}, {"caption": "a house"}], run.folder)
+    interval = intervals(found)["METEOR"]
+    assert 0 < interval.value < 100
+    assert interval.to_json()["low"] is None

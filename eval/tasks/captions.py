@@ -27,7 +27,10 @@ class Captions:
 
     settings: Settings
     name: ClassVar[str] = "captions"
-    protocols: ClassVar[dict[str, str]] = {"coco": PROTOCOL}
+    protocols: ClassVar[dict[str, str]] = {
+        "coco": f"{PROTOCOL}; METEOR 1.5 by its Java scorer where Java is present",
+        "coco-without-meteor": PROTOCOL,
+    }
     uses: ClassVar[frozenset[str]] = frozenset({"encoder", "language"})
 
     @classmethod
@@ -55,21 +58,18 @@ class Captions:
 
     def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """BLEU, ROUGE-L and CIDEr, and METEOR where Java is present."""
-        return scored([text_of(prediction, "caption") for prediction in predictions], [row.captions for row in rows])
+        texts, references = [text_of(each, "caption") for each in predictions], [row.captions for row in rows]
+        statistics = caption_statistics(texts, references)
+        if self.settings.protocol != "coco" or shutil.which("java") is None:
+            return statistics
+        # METEOR of a set is no mean of its images, so it has no interval
+        return replace(statistics, fixed={"METEOR": meteor(texts, references)[0]})
 
     def baselines(
         self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
     ) -> dict[str, Statistics]:
         """The most frequent reference for all (which no model can know), and a reference of another image."""
         return caption_baselines([row.captions for row in rows], seed)
-
-
-def scored(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
-    """What the COCO protocol says of captions. METEOR of a set is no mean of its images, so it has no interval."""
-    statistics = caption_statistics(texts, references)
-    if shutil.which("java") is None:
-        return statistics
-    return replace(statistics, fixed={"METEOR": meteor(texts, references)[0]})
 
 
 def caption_baselines(references: Sequence[Sequence[str]], seed: int) -> dict[str, Statistics]:

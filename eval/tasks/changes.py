@@ -9,9 +9,10 @@ import numpy as np
 from skimage.filters import threshold_otsu
 
 from eval.maps import read_map, write_map
+from eval.metrics.captions import caption_statistics
 from eval.metrics.maps import change_statistics
 from eval.predictions import Prediction, text_of
-from eval.tasks.captions import caption_baselines, scored
+from eval.tasks.captions import caption_baselines
 from rsvlm.change import Change, compare
 from rsvlm.errors import EvaluationError, SceneError
 from rsvlm.language.plan import Plan
@@ -73,7 +74,7 @@ class Changes:
         """Change metrics, or caption metrics."""
         if self.settings.protocol == "captions":
             texts = [text_of(prediction, "caption") for prediction in predictions]
-            return scored(texts, [row.captions for row in rows])
+            return caption_statistics(texts, [row.captions for row in rows])
         truths = [_truth(row) for row in rows]
         names = [text_of(prediction, "map") for prediction in predictions]
         masks = [read_map(folder, name, truth.shape, 256) > 0 for name, truth in zip(names, truths, strict=True)]
