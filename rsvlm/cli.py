@@ -222,10 +222,26 @@ def main(arguments: list[str] | None = None) -> None:
     except RsvlmError as error:
         typer.echo(f"rsvlm: {error}", err=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        remedy = f"run `pip install {_extra(package)}`"
+        typer.echo(f"rsvlm: this needs {package}, which is not installed; {remedy}", err=True)
+        sys.exit(2)
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         typer.echo(f"rsvlm: {named}{error.strerror or error}; check the path, its rights and the space left", err=True)
         sys.exit(2)
+
+
+def _extra(package: str) -> str:
+    """What to install for a module: the extra that brings it, or the module itself."""
+    extras = {
+        "eval": ("ir_measures", "matplotlib", "pycocoevalcap", "pycocotools", "sklearn"),
+        "hdf5": ("h5py", "hdf5plugin"),
+        "app": ("gradio",),
+        "scale": ("ray",),
+    }
+    return next((f"'rsvlm[{extra}]'" for extra, modules in extras.items() if package in modules), package)
 
 
 if __name__ == "__main__":

@@ -247,3 +247,16 @@ def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="cpu, cuda or mps; got 'tpu'"):
         device_of("tpu")
     assert device_of("cpu").type == "cpu"
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)  # as if it were not installed
+    monkeypatch.setattr("eval.runner.rescore", needs_pycocotools)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", "score", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "this needs pycocotools, which is not installed; run `pip install 'rsvlm[eval]'`" in capsys.readouterr().err
+
+
+def needs_pycocotools(*given, **named):
+    import pycocotools.mask  # noqa: F401
