@@ -170,9 +170,9 @@ def test_data_list_names_datasets_with_terms(run):
 def test_manifests_are_written_by_place_and_sensor(run, data_dir, tmp_path):
     code, out, _ = run("data", "manifests", f"hls_worldcover={data_dir / 'hls_worldcover'}", "--out", tmp_path)
     assert code == 0
-    assert "hls-train.jsonl" in out
+    assert "retrieval-hls-train.jsonl" in out
     images = {
-        split: {json.loads(line)["image"] for line in (tmp_path / f"hls-{split}.jsonl").read_text().splitlines()}
+        split: {json.loads(line)["image"] for line in (tmp_path / f"retrieval-hls-{split}.jsonl").read_text().splitlines()}
         for split in ("train", "val")
     }
     assert not images["train"] & images["val"]
