@@ -25,7 +25,7 @@ Train = Annotated[list[Path] | None, typer.Option(help="Training manifest to loo
 Split = Annotated[str, typer.Option(help="How the split was made, in words, for the report.")]
 Skip = Annotated[int, typer.Option(help="Leave out the first N lines.", min=0)]
 Limit = Annotated[int | None, typer.Option(help="Only N lines, drawn by the seed.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of the bootstrap, the drawn baselines and the limit.")]
+Seed = Annotated[int, typer.Option(help="Of the bootstrap, the drawn baselines and the limit.", min=0)]
 Out = Annotated[Path | None, typer.Option(help="Folder for predictions.jsonl and report.json; resumes there.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print report.json and nothing else.")]
@@ -65,9 +65,11 @@ def retrieval(
 ) -> None:
     """Text-to-image and image-to-text retrieval, over a manifest and over an archive."""
     from eval.tasks.task import Settings
+    from rsvlm.errors import QueryError
 
-    protocol = protocol or ("" if queries == "captions" else queries)
-    settings = Settings(protocol, limit=limit, skip=skip, seed=seed)
+    if protocol and queries not in ("captions", protocol):
+        raise QueryError(f"--queries {queries} and --protocol {protocol} ask for two ways of scoring; give one of them")
+    settings = Settings(protocol or ("" if queries == "captions" else queries), limit=limit, skip=skip, seed=seed)
     _run("retrieval", data, settings, encoder, None, device, train, split, out, as_json, archive)
 
 

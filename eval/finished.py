@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.metrics.ranking import caption_ranks
-from eval.runs import REPORT, Run, read_json, reopen, scorable
+from eval.runs import REPORT, Run, read_json, reopen, scorable, scored
 from eval.tasks.grounding import predicted_shapes, true_shapes
 from eval.tasks.retrieval import unpacked_vector
 from rsvlm.errors import EvaluationError
@@ -48,7 +48,7 @@ class Finished:
             raise EvaluationError(f"{folder / REPORT} names no task and settings; write it anew by rsvlm eval score")
         run = reopen(folder, name=task, protocol=str(settings.get("protocol", "")))
         rows, predictions, _ = scorable(run)
-        return cls(run, rows, predictions, run.task.statistics(rows, predictions, folder), report)
+        return cls(run, rows, predictions, scored(run, rows, predictions, folder), report)
 
     def each(self, name: str) -> NDArray[np.float64]:
         """(N,) a metric of every unit by itself, NaN where it is not defined."""

@@ -167,8 +167,8 @@ def read_mapped(manifest: Path) -> list[Mapped]:
     rows: list[Mapped] = []
     for line in read_lines(manifest, required=required, optional=frozenset({"labels_band", "ignore"})):
         codes, ignore, band = _codes(line), line.values.get("ignore", []), line.values.get("labels_band", 1)
-        whole = isinstance(band, int) and band >= 1
-        if not whole or not isinstance(ignore, list) or not all(isinstance(c, int) for c in ignore):
+        whole = type(band) is int and band >= 1
+        if not whole or not isinstance(ignore, list) or not all(type(code) is int for code in ignore):
             raise line.fault("needs labels_band as a whole number from 1 and ignore as a list of codes")
         if rows and codes != rows[0].codes:
             raise line.fault(f"has other codes than line {rows[0].number}; one manifest has one list of classes")
@@ -192,14 +192,8 @@ def read_changed(manifest: Path) -> list[Changed]:
         captions = line.texts("captions")
         if mask is None and not captions:
             raise line.fault("needs a mask or captions; it has neither")
-        place = line.text("place", "")
-        dates = [
-            tuple(
-                Picture((line.path_of(n),), sensor or None, (), place) for n, sensor in zip(files, names, strict=True)
-            )
-            for files in (before, after)
-        ]
-        rows.append(Changed(line.number, dates[0], dates[1], mask, line.text("phrase", ""), captions))
+        dates = _seen_by(line, before, names), _seen_by(line, after, names)
+        rows.append(Changed(line.number, *dates, mask, line.text("phrase", ""), captions))
     return rows
 
 
@@ -264,7 +258,7 @@ def _list(line: Line, key: str) -> list[Any]:
 
 def _numbers(line: Line, values: Any, count: int) -> tuple[float, ...]:
     right = isinstance(values, list) and len(values) == count
-    if not right or not all(isinstance(v, int | float) and abs(v) < FAR for v in values):
+    if not right or not all(type(v) in (int, float) and abs(v) < FAR for v in values):
         raise line.fault(f"needs {count} finite numbers of pixels; got {values!r}")
     return tuple(float(v) for v in values)
 

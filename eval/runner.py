@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from eval.models import Models, blank
 from eval.predictions import FILE, Predicted, append, drop_half_line, read_predictions
 from eval.runs import (
     BLIND,
+    LOCK,
     REPORT,
     RUN,
     Run,
@@ -29,11 +31,12 @@ from eval.runs import (
     read_json,
     reopen,
     scorable,
+    scored,
     sha256_of,
     write_json,
 )
 from eval.statistics import Statistics, intervals
-from rsvlm.errors import BandError, ImageryError, SceneError, SensorError
+from rsvlm.errors import BandError, EvaluationError, ImageryError, SceneError, SensorError
 from rsvlm.scene import Scene
 
 if TYPE_CHECKING:
@@ -62,8 +65,22 @@ def evaluate(run: Run, models: Models, *, about: dict[str, Any] | None = None) -
         models: what to run it with.
         about: more for the report: how the split was made, the leakage check.
 
-    Raises EvaluationError where the folder holds another run.
+    Raises EvaluationError where the folder holds another run, or another process is writing it.
     """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise EvaluationError(f"another run is writing {run.folder}; wait for it or give another --out") from None
+    try:
+        return _evaluate(run, models, about or {})
+    finally:
+        lock.release()
+        (run.folder / LOCK).unlink(missing_ok=True)
+
+
+def _evaluate(run: Run, models: Models, about: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     claim(run, models.about(run.task.uses))
     predict(run, models)
@@ -75,7 +92,7 @@ def evaluate(run: Run, models: Models, *, about: dict[str, Any] | None = None) -
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "seconds": round(time.perf_counter() - started, 1),
         "data_sha256": sha256_of(run.manifest),
-        **(about or {}),
+        **about,
     }
     write_json(run.folder / REPORT, report)
     return report
@@ -101,7 +118,7 @@ def statistics_of(folder: Path) -> tuple[Run, Statistics]:
     """A finished run, narrowed to the lines that could be read, with its additive statistics."""
     run = reopen(folder)
     rows, predictions, _ = scorable(run)
-    return replace(run, rows=tuple(rows)), run.task.statistics(rows, predictions, folder)
+    return replace(run, rows=tuple(rows)), scored(run, rows, predictions, folder)
 
 
 def predict(run: Run, models: Models) -> None:
@@ -181,11 +198,11 @@ class _Blind:
 def _report(run: Run, models: dict[str, Any]) -> dict[str, Any]:
     rows, predictions, failed = scorable(run)
     seed = run.settings.seed
-    statistics = run.task.statistics(rows, predictions, run.folder)
+    statistics = scored(run, rows, predictions, run.folder)
     baselines = run.task.baselines(rows, predictions, seed)
     blind = blind_predictions(run, rows)
     if blind:
-        baselines["blind"] = run.task.statistics(rows, blind, run.folder / BLIND)
+        baselines["blind"] = scored(run, rows, blind, run.folder / BLIND)
     protocol = run.settings.protocol
     return {
         "task": run.task.name,

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +17,14 @@ from eval.manifests import READERS
 from eval.predictions import FILE, Prediction, read_predictions
 from eval.tasks import task_of
 from eval.tasks.task import Settings, Task, chosen_protocol
-from rsvlm.errors import EvaluationError
+from rsvlm.errors import EvaluationError, RsvlmError
+
+if TYPE_CHECKING:
+    from eval.statistics import Statistics
 
 RUN, REPORT, BLIND = "run.json", "report.json", "blind"
 PART = "run.part"  # what an interruption may leave of run.json
+LOCK = "run.lock"  # held by the process that writes the folder
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def claim(run: Run, models: dict[str, Any]) -> None:
             raise EvaluationError(
                 f"{run.folder} holds a run with another {' and '.join(differing)}; give a new folder as --out"
             )
-    elif any(path.name != PART for path in run.folder.iterdir()):
+    elif any(path.name not in (PART, LOCK) for path in run.folder.iterdir()):
         raise EvaluationError(f"{run.folder} holds something else; give a new folder as --out")
     (run.folder / REPORT).unlink(missing_ok=True)  # true again when the run has ended
     write_json(run.folder / RUN, plain)
@@ -122,6 +126,19 @@ def scorable(run: Run) -> tuple[list[Any], list[Prediction], dict[int, str]]:
     if not rows:
         raise EvaluationError(f"none of {len(failed)} lines could be read; the first: {next(iter(failed.values()))}")
     return rows, [found[row.number].prediction for row in rows], failed
+
+
+def scored(run: Run, rows: Sequence[Any], predictions: Sequence[Prediction], folder: Path) -> Statistics:
+    """The task's statistics; raises EvaluationError that names the line which cannot be scored."""
+    try:
+        return run.task.statistics(rows, predictions, folder)
+    except RsvlmError as error:
+        for row, prediction in zip(rows, predictions, strict=True):
+            try:
+                run.task.statistics([row], [prediction], folder)
+            except RsvlmError as own:
+                raise EvaluationError(f"line {row.number} of the manifest: {own}") from error
+        raise
 
 
 def blind_predictions(run: Run, rows: Sequence[Any]) -> list[Prediction]:

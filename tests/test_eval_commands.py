@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import typer
 from fakes import KeywordPlanner, MappedTiny
+from filelock import FileLock
 from PIL import Image
 
+from eval.archive import relevant_files
 from eval.commands import register
 from eval.models import Models
 from eval.predictions import FILE
-from eval.runs import REPORT
+from eval.runs import REPORT, prepare
+from eval.tasks.task import Settings
 from rsvlm import cli
 from rsvlm.assistant import Assistant
 
@@ -339,11 +342,35 @@ def test_retrieval_over_an_archive_adds_what_its_index_loses(run, write, picture
         }
 
 
+@pytest.mark.parametrize(
+    ("protocol", "right"),
+    [
+        ("all-captions", {"first": {0}, "second 0": {0}, "second 1": {1}, "third": {1, 2}}),
+        ("first-caption", {"first": {0}, "second 1": {1}, "third": {2}}),
+        ("labels", {"field": {0, 1}, "wood": {1, 2}}),
+        ("label-sets", {"field": {0, 1}, "field, wood": {0, 1, 2}, "wood": {1, 2}}),
+    ],
+)
+def test_over_an_archive_the_protocol_says_which_files_are_right(protocol, right, pictures):
+    captions = (["first", "second 0"], ["second 1", "third"], ["third"])
+    labels = (["field"], ["wood", "field"], ["wood"])
+    lines = [
+        {"image": f"{number}.png", "captions": texts, "labels": names}
+        for number, (texts, names) in enumerate(zip(captions, labels, strict=True))
+    ]
+    (pictures / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = prepare("retrieval", pictures / "data.jsonl", Settings(protocol), pictures)
+    found = relevant_files(run)
+    assert found == {text: {str((pictures / f"{n}.png").resolve()) for n in own} for text, own in right.items()}
+
+
 def test_templates_are_read_from_a_file(run, write, tmp_path):
     data = write(ROWS["scenes"])
     (tmp_path / "templates.txt").write_text("a photo of {}\n\n{} from above\n")
     report = strict(run("scenes", "--data", data, "--templates", tmp_path / "templates.txt", "--json")[1])
     assert report["settings"]["templates"] == ["a photo of {}", "{} from above"]
+    (tmp_path / "templates.txt").write_text("{x} of {} {\n")  # only {} is a place
+    assert run("scenes", "--data", data, "--templates", tmp_path / "templates.txt")[0] == 0
     (tmp_path / "templates.txt").write_text("no place for it\n")
     code, _, told = run("scenes", "--data", data, "--templates", tmp_path / "templates.txt")
     assert code == 2
@@ -362,6 +389,12 @@ def test_templates_are_read_from_a_file(run, write, tmp_path):
         (["retrieval", "--data", "DATA", "--queries", "labels"], "has no labels to query with"),
         (["retrieval", "--data", "DATA", "--protocol", "best"], "no protocol 'best'"),
         (["retrieval", "--data", "DATA", "--limit", "0"], "--limit"),
+        (["retrieval", "--data", "DATA", "--seed", "-1"], "--seed"),
+        (["diff", "lost", "lost", "--seed", "-1"], "--seed"),
+        (
+            ["retrieval", "--data", "DATA", "--queries", "labels", "--protocol", "first-caption"],
+            "two ways of scoring; give one of them",
+        ),
         (["retrieval", "--data", "DATA", "--skip", "9"], "skipping 9 leaves none"),
         (["retrieval", "--data", "DATA", "--train", "lost.jsonl"], "cannot be read as a manifest"),
         (["scenes", "--data", "DATA"], "unknown keys: captions"),
@@ -379,6 +412,38 @@ def test_what_a_person_does_wrong_is_one_sentence_and_exit_2(arguments, message,
     assert message in " ".join(told.split())
     assert not printed
     assert "Traceback" not in told
+
+
+def test_a_folder_that_another_run_is_writing_is_left_to_it(run, write, tmp_path):
+    data, out = write(ROWS["scenes"]), tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / "run.lock"):
+        code, _, told = run("scenes", "--data", data, "--out", out)
+    assert (code, [path.name for path in out.iterdir()]) == (2, ["run.lock"])
+    assert f"another run is writing {out}" in told
+    assert run("scenes", "--data", data, "--out", out)[0] == 0
+    assert not (out / "run.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "wrong", "message"),
+    [
+        ("scenes", {"labels": ["moon"]}, "the prediction 'moon' is no label of the manifest"),
+        ("captions", {"caption": 5}, "a prediction needs 'caption' as a text"),
+        ("vqa", {}, "a prediction needs 'answer' as a text"),
+        ("retrieval", {"image": [1.0], "texts": []}, "text vectors"),
+    ],
+)
+def test_a_prediction_that_cannot_be_scored_is_named_with_its_line(task, wrong, message, run, write, tmp_path):
+    data, out = write(ROWS[task]), tmp_path / "out"
+    assert run(task, "--data", data, "--out", out, *QUICK.get(task, ()))[0] == 0
+    lines = [json.loads(line) for line in (out / FILE).read_text().splitlines()]
+    lines[2]["prediction"] = wrong
+    (out / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, printed, told = run("score", out)
+    assert (code, printed) == (2, "")
+    assert f"line {lines[2]['line']} of the manifest: " in told
+    assert message in told
 
 
 def test_another_run_in_the_same_folder_is_exit_2(run, write, tmp_path):

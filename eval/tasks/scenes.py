@@ -83,7 +83,7 @@ class Scenes:
 
     def _class_vectors(self, models: Models) -> NDArray[np.float32]:
         templates = self.settings.templates or TEMPLATES
-        texts = [template.format(name) for name in self.classes for template in templates]
+        texts = [template.replace("{}", name) for name in self.classes for template in templates]
         vectors = models.encoder.encode_texts(texts).reshape(len(self.classes), len(templates), -1).mean(axis=1)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
