@@ -28,6 +28,7 @@ from eval.runs import (
     claim,
     git_hash,
     identity,
+    over_images,
     read_json,
     reopen,
     scorable,
@@ -118,7 +119,7 @@ def statistics_of(folder: Path) -> tuple[Run, Statistics]:
     """A finished run, narrowed to the lines that could be read, with its additive statistics."""
     run = reopen(folder)
     rows, predictions, _ = scorable(run)
-    return replace(run, rows=tuple(rows)), scored(run, rows, predictions, folder)
+    return replace(run, rows=tuple(rows)), over_images(run, rows, scored(run, rows, predictions, folder))
 
 
 def predict(run: Run, models: Models) -> None:
@@ -198,7 +199,7 @@ class _Blind:
 def _report(run: Run, models: dict[str, Any]) -> dict[str, Any]:
     rows, predictions, failed = scorable(run)
     seed = run.settings.seed
-    statistics = scored(run, rows, predictions, run.folder)
+    statistics = over_images(run, rows, scored(run, rows, predictions, run.folder))
     baselines = run.task.baselines(rows, predictions, seed)
     blind = blind_predictions(run, rows)
     if blind:

@@ -15,6 +15,7 @@ import numpy as np
 
 from eval.manifests import READERS
 from eval.predictions import FILE, Prediction, read_predictions
+from eval.statistics import by_group
 from eval.tasks import task_of
 from eval.tasks.task import Settings, Task, chosen_protocol
 from rsvlm.errors import EvaluationError, RsvlmError
@@ -139,6 +140,14 @@ def scored(run: Run, rows: Sequence[Any], predictions: Sequence[Prediction], fol
             except RsvlmError as own:
                 raise EvaluationError(f"line {row.number} of the manifest: {own}") from error
         raise
+
+
+def over_images(run: Run, rows: Sequence[Any], statistics: Statistics) -> Statistics:
+    """One row an image (or pair of dates), as lines about one image do not vary by themselves; queries stay apart."""
+    pictures = [run.task.pictures(row) for row in rows]
+    if statistics.unit == "queries" or not all(pictures):
+        return statistics
+    return by_group(statistics, [tuple(picture.files for picture in each) for each in pictures], "images")
 
 
 def blind_predictions(run: Run, rows: Sequence[Any]) -> list[Prediction]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,18 @@ class Interval:
         """Two decimals; null where not defined."""
         plain = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if np.isnan(number) else round(number, 2) for name, number in plain.items()}
+
+
+def by_group(statistics: Statistics, groups: Sequence[Hashable], unit: str) -> Statistics:
+    """The same counts with one row for each different group, so that a bootstrap draws a group as a whole.
+
+    Metrics stay as they are; `groups` names that of every row, `unit` what a group is.
+    """
+    place: dict[Hashable, int] = {}
+    at = [place.setdefault(group, len(place)) for group in groups]
+    rows = np.zeros((len(place), statistics.rows.shape[1]))
+    np.add.at(rows, at, statistics.rows)
+    return replace(statistics, unit=unit, rows=rows)
 
 
 def intervals(statistics: Statistics, *, seed: int = 0, rounds: int = ROUNDS) -> dict[str, Interval]:

@@ -183,6 +183,14 @@ def test_without_a_folder_nothing_is_left_behind(run, write, pictures):
     assert sorted(pictures.rglob("*")) == before
 
 
+def test_questions_about_one_image_are_one_unit_of_the_intervals(run, pictures):
+    line = {"image": "0.png", "sensor": "rgb", "question": "Is there any water?", "answer": "no", "type": "presence"}
+    lines = [line, line | {"answer": "yes"}, line | {"image": "1.png"}]
+    (pictures / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = strict(run("vqa", "--data", pictures / "data.jsonl", "--json")[1])
+    assert (report["n"], report["units"], report["unit"]) == (3, 2, "images")
+
+
 def test_what_the_split_was_and_what_leaked_stands_in_the_report(run, write, pictures):
     data = write(ROWS["scenes"])
     shutil.copy(pictures / "1.png", pictures / "copy.png")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.statistics import Interval, Statistics, intervals, paired, ratio
+from eval.statistics import Interval, Statistics, by_group, intervals, paired, ratio
 from rsvlm.errors import EvaluationError
 
 
@@ -29,6 +29,19 @@ def test_an_interval_holds_its_value_and_narrows_with_more_rows(seed):
         assert found.low <= found.value <= found.high
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_rows_of_one_group_are_added_up_in_the_order_of_the_groups():
+    found = by_group(share([[1, 1], [0, 1], [3, 4], [1, 2]]), ["b", "a", "b", ("a",)], "images")
+    assert found.rows.tolist() == [[4, 5], [0, 1], [1, 2]]
+    assert found.unit == "images"
+
+
+def test_copies_of_a_row_in_its_group_leave_value_and_interval_as_they_were():
+    once = drawn(np.random.default_rng(1), 40)
+    copied = Statistics("questions", np.repeat(once.rows, 25, axis=0), once.values)
+    assert intervals(by_group(copied, np.repeat(np.arange(40), 25).tolist(), "images")) == intervals(once)
+    assert intervals(copied)["OA"].low > intervals(once)["OA"].low  # as if 40 images were 1000
 
 
 def test_an_interval_is_as_wide_as_the_normal_approximation_says():

@@ -811,3 +811,4 @@ def test_meteor_is_reported_without_an_interval_where_java_is_present(ready, ima
     interval = intervals(found)["METEOR"]
     assert 0 < interval.value < 100
     assert interval.to_json()["low"] is None
+    assert all(0 < each["METEOR"] <= 100 for each in baselines(run).values())

@@ -59,23 +59,27 @@ class Captions:
     def statistics(self, rows: Sequence[Captioned], predictions: Sequence[Prediction], folder: Path) -> Statistics:
         """BLEU, ROUGE-L and CIDEr, and METEOR where Java is present."""
         texts, references = [text_of(each, "caption") for each in predictions], [row.captions for row in rows]
+        return self._statistics(texts, references)
+
+    def baselines(
+        self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
+    ) -> dict[str, Statistics]:
+        """The most frequent reference for all (which no model can know), and a reference of another image."""
+        references = [row.captions for row in rows]
+        said = baseline_captions(references, seed)
+        return {name: self._statistics(texts, references) for name, texts in said.items()}
+
+    def _statistics(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
         statistics = caption_statistics(texts, references)
         if self.settings.protocol != "coco" or shutil.which("java") is None:
             return statistics
         # METEOR of a set is no mean of its images, so it has no interval
         return replace(statistics, fixed={"METEOR": meteor(texts, references)[0]})
 
-    def baselines(
-        self, rows: Sequence[Captioned], predictions: Sequence[Prediction], seed: int
-    ) -> dict[str, Statistics]:
-        """The most frequent reference for all (which no model can know), and a reference of another image."""
-        return caption_baselines([row.captions for row in rows], seed)
 
-
-def caption_baselines(references: Sequence[Sequence[str]], seed: int) -> dict[str, Statistics]:
+def baseline_captions(references: Sequence[Sequence[str]], seed: int) -> dict[str, Sequence[str]]:
     """The most frequent reference for all (which no model can know), and a reference of another image."""
-    constant = [constant_caption(references)] * len(references)
-    found = {"constant": caption_statistics(constant, references)}
+    found: dict[str, Sequence[str]] = {"constant": [constant_caption(references)] * len(references)}
     if len(references) > 1:
-        found["random"] = caption_statistics(random_captions(references, seed), references)
+        found["random"] = random_captions(references, seed)
     return found

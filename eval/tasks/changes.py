@@ -12,7 +12,7 @@ from eval.maps import read_map, write_map
 from eval.metrics.captions import caption_statistics
 from eval.metrics.maps import change_statistics
 from eval.predictions import Prediction, text_of
-from eval.tasks.captions import caption_baselines
+from eval.tasks.captions import baseline_captions
 from rsvlm.change import Change, compare
 from rsvlm.errors import EvaluationError, SceneError
 from rsvlm.language.plan import Plan
@@ -83,7 +83,9 @@ class Changes:
     def baselines(self, rows: Sequence[Changed], predictions: Sequence[Prediction], seed: int) -> dict[str, Statistics]:
         """Nothing changed, all changed, a draw; and Otsu's threshold on the difference image."""
         if self.settings.protocol == "captions":
-            return caption_baselines([row.captions for row in rows], seed)
+            references = [row.captions for row in rows]
+            said = baseline_captions(references, seed)
+            return {name: caption_statistics(texts, references) for name, texts in said.items()}
         truths = [_truth(row) for row in rows]
         chance = np.random.default_rng(seed)
         found = {
