@@ -28,8 +28,12 @@ def write_map(layer: NDArray[np.uint8], folder: Path, number: int) -> str:
 
 def read_map(folder: Path, name: str, shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
     """A map of that shape with values below `limit`; raises EvaluationError where it is missing, elsewhere or wrong."""
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    try:
+        path = (folder / name).resolve()
+        there = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (ValueError, OSError):  # a name that no file system allows
+        there = False
+    if not there:
         raise EvaluationError(f"a prediction names the map {name!r}, which is no file in {folder}")
     try:
         layer = read_labels(path).astype(np.int64)

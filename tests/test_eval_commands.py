@@ -437,6 +437,9 @@ def test_a_folder_that_another_run_is_writing_is_left_to_it(run, write, tmp_path
     ("task", "wrong", "message"),
     [
         ("scenes", {"labels": ["moon"]}, "the prediction 'moon' is no label of the manifest"),
+        ("scenes", {"labels": ["class 0"], "scores": "high"}, "'scores' as a list of finite numbers"),
+        ("scenes", {"labels": ["class 0"], "scores": [0.5, 0.4]}, "one for each label"),
+        ("land-cover", {"map": "a\0b"}, "which is no file in"),
         ("captions", {"caption": 5}, "a prediction needs 'caption' as a text"),
         ("vqa", {}, "a prediction needs 'answer' as a text"),
         ("retrieval", {"image": [1.0], "texts": []}, "text vectors"),

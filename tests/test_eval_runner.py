@@ -358,6 +358,14 @@ def test_a_changed_manifest_is_refused_and_a_moved_one_is_found_by_name(whole, m
     assert rescore(whole, manifest=moved)["n"] == LINES
 
 
+@pytest.mark.parametrize(("name", "value"), [("limit", "9"), ("limit", 0), ("skip", -1), ("seed", -1), ("seed", None)])
+def test_settings_that_are_no_numbers_are_refused(name, value, whole):
+    stored = read(whole / RUN)
+    (whole / RUN).write_text(json.dumps(stored | {"settings": stored["settings"] | {name: value}}))
+    with pytest.raises(EvaluationError, match=f"{name} is a whole number from"):
+        rescore(whole)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"task": "retrieval", "settings": {"colour": 1}}'])
 def test_a_damaged_run_is_an_error(content, whole):
     (whole / RUN).write_text(content)

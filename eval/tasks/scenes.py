@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from eval.predictions import Prediction
+from eval.predictions import Prediction, numbers_of
 from eval.statistics import Statistics, Sums, ratio
 from rsvlm.errors import EvaluationError
 
@@ -98,6 +98,8 @@ class Scenes:
         unknown = [label for label in labels if label not in self.classes]
         if unknown:
             raise EvaluationError(f"the prediction {unknown[0]!r} is no label of the manifest")
+        if "scores" in prediction and len(numbers_of(prediction, "scores")) != len(labels):
+            raise EvaluationError(f"a prediction with scores has one for each label; got {str(prediction)[:80]}")
         return labels
 
     def _statistics(self, rows: Sequence[Labelled], ranked: Sequence[Sequence[str]]) -> Statistics:

@@ -29,6 +29,12 @@ class Settings:
     skip: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, lowest in (("limit", 1), ("skip", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if (name, value) != ("limit", None) and (type(value) is not int or value < lowest):
+                raise EvaluationError(f"{name} is a whole number from {lowest}; got {value!r}")
+
 
 class Task(Protocol):
     """One task over one manifest. `rows` are the lines to run; each has a `number`, its line in the manifest."""
