@@ -7,30 +7,35 @@ import json
 import logging
 import os
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from data_engine.build_config import BuildConfig, SourceConfig
 from data_engine.catalogue import CATALOGUE
 from data_engine.pack import MANIFEST, Shard, sha256_of, write_manifest, write_shard
 from data_engine.recipes import captions, change, plans, questions, referring, wording
 from data_engine.recipes.rewriting import ChatRewriter, Rewriting
 from data_engine.sample import Sample
 from data_engine.simulated import write_places
-from rsvlm.errors import ConfigError, DatasetError
+from rsvlm.errors import DatasetError
 from rsvlm.leakage.pairs import LeakReport, Listed, find_leaks
+from rsvlm.raster import read_scene
+from rsvlm.sensors import SENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from data_engine.annotated import Annotated
+    from rsvlm.scene import Scene
+
+__all__ = ["BuildConfig", "SourceConfig", "build"]
 
 logger = logging.getLogger(__name__)
 Rewrite = Callable[[list[Sample]], list[Sample]]
@@ -44,62 +49,6 @@ WITHOUT_IMAGE: dict[str, Callable[..., Iterator[Sample]]] = {"plans": plans.make
 UNIT = 250  # images a shard is made from: what an interruption can cost
 AT_ONCE = 5000  # samples a shard of a recipe without images holds
 BUILD, LEAKS, SIMULATED = "build.json", "leakage.json", "simulated"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceConfig:
-    """One source of a build: how many samples of each kind to ask of every image."""
-
-    dataset: str  # name in the catalogue
-    folder: str  # relative to the root
-    captions: int = 5
-    questions: int = 8
-    referring: int = 6
-    change: int = 6
-    limit: int = 0  # of images; 0 for all
-    without: tuple[str, ...] = ()  # ends of image paths to leave out, such as near-duplicates across the split
-
-
-@dataclass(frozen=True, slots=True)
-class BuildConfig:
-    """Everything a pack depends on."""
-
-    name: str
-    sources: tuple[SourceConfig, ...]
-    seed: int = 0
-    simulated: int = 0  # places to simulate
-    counts: dict[str, int] = field(default_factory=dict)  # samples of recipes without images
-    rewriter: str = ""  # folder or name of a chat model that says made sentences in other words; "" for none
-    rewrite_share: float = 0.0  # of the made sentences
-
-    @classmethod
-    def load(cls, path: Path) -> BuildConfig:
-        """Read a TOML file, or a shipped one by name; raises ConfigError naming unknown keys and datasets."""
-        shipped = resources.files("data_engine").joinpath(f"configs/{path}.toml")
-        try:
-            text = shipped.read_text("utf-8") if not path.suffix and shipped.is_file() else path.read_text("utf-8")
-            plain = tomllib.loads(text)
-            sources = tuple(_source(each) for each in plain.pop("sources"))
-            unknown = sorted(set(plain) - {f.name for f in fields(cls)})
-            if unknown:
-                raise ConfigError(f"{path} has unknown keys {', '.join(unknown)}")
-            config = cls(sources=sources, **plain)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is no build config: {error}") from error
-        wrong = sorted(set(config.counts) - set(WITHOUT_IMAGE))
-        if wrong:
-            raise ConfigError(f"{path} counts {', '.join(wrong)}; counts are of {', '.join(WITHOUT_IMAGE)}")
-        return config
-
-
-def _source(plain: dict[str, Any]) -> SourceConfig:
-    unknown = sorted(set(plain) - {f.name for f in fields(SourceConfig)})
-    if unknown:
-        raise ConfigError(f"a source has no keys {', '.join(unknown)}")
-    config = SourceConfig(**{**plain, "without": tuple(plain.get("without", ()))})
-    if config.dataset not in CATALOGUE:
-        raise ConfigError(f"there is no dataset {config.dataset!r}; `rsvlm data list` names those there are")
-    return config
 
 
 def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
@@ -119,10 +68,13 @@ def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
     leaks = _without_leaks(parts, out)
     shards: list[Shard] = []
     rewriting = _rewriting(config)
+    times: Counter[str] = Counter()  # a dataset may be a source more than once, from different folders
     for name, source, items in parts:
-        for start in tqdm(range(0, len(items), UNIT), desc=name, unit="unit"):
+        times[name] += 1
+        file = name if times[name] == 1 else f"{name}-{times[name]}"
+        for start in tqdm(range(0, len(items), UNIT), desc=file, unit="unit"):
             unit = partial(_samples, items[start : start + UNIT], source, name, config.seed, rewriting)
-            shards += _once(out, f"{name}-{start // UNIT:05d}", unit)
+            shards += _once(out, f"{file}-{start // UNIT:05d}", unit)
     for name, count in sorted(config.counts.items()):
         for number, start in enumerate(tqdm(range(0, count, AT_ONCE), desc=name, unit="shard")):
             part = partial(_made, name, count, config.seed, start, rewriting)
@@ -234,8 +186,17 @@ def _samples(
         for recipe, make in PER_IMAGE.items():
             count = getattr(source, recipe)
             if count:
-                found += list(make(item, source=name, seed=seed, count=count))
+                read = {"scene": _spectral(item)} if recipe == "captions" else {}
+                found += list(make(item, source=name, seed=seed, count=count, **read))
     return rewriting(found)
+
+
+def _spectral(item: Annotated) -> Scene | None:
+    """The image read, where its bands are reflectances that captions can tell indices of."""
+    sensor = SENSORS.get(item.sensor)
+    if item.pair is not None or sensor is None or sensor.units != "reflectance" or not isinstance(item.image, Path):
+        return None
+    return read_scene(item.image, sensor=sensor, bands=item.bands or None)
 
 
 def _made(name: str, count: int, seed: int, start: int, rewriting: Rewrite) -> list[Sample]:

@@ -164,7 +164,7 @@ def test_images_to_leave_out_are_left_out(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = 'x'", "no build config"),
+        ("name = 'x'", "asks for nothing"),
         (CONFIG + "colour = 1", "no keys colour"),
         ("colour = 1\n" + CONFIG, "unknown keys colour"),
         (CONFIG.replace('"coco"', '"kokos"'), "no dataset 'kokos'"),
@@ -200,3 +200,34 @@ def test_the_sheet_shows_samples_of_every_kind_and_needs_no_network(root):
     assert page.count("data:image/webp;base64,") >= 4 * 3
     assert "http" not in page.replace("http-equiv", "")
     assert page == write_sheet(root / "pack", per_kind=4).read_text()
+
+
+def test_two_folders_of_one_dataset_are_both_in_the_pack(root):
+    shutil.copytree(root / "objects", root / "more")
+    chance = np.random.default_rng(7)
+    for path in sorted((root / "more/images").iterdir()):
+        Image.fromarray(picture(chance)).save(path)
+    (root / "two.toml").write_text(CONFIG + '[[sources]]\ndataset = "coco"\nfolder = "more"\n')
+    build(BuildConfig.load(root / "two.toml"), root, root / "pack")
+    seen = {s.images[0].files[0] for p in (root / "pack").rglob("*.parquet") for s in read_shard(p) if s.images}
+    assert {"objects", "more"} <= {Path(file).parent.parent.name for file in seen}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("simulated = 'many'", "a number|whole number"),
+        ("simulated = -3", "0 or more"),
+        ("counts = 5", "a table"),
+        ("counts = { plans = 'a' }", "whole number"),
+        ("sources = ['a']", "a source is a table"),
+        ("sources = []", "asks for nothing"),
+        ("rewrite_share = 2\nsimulated = 1", "from 0 to 1"),
+        ("[[sources]]\ndataset = 'dsifn'\nfolder = 'pairs'\nwithout = 3", "a list"),
+        ("[[sources]]\ndataset = 'dsifn'\nfolder = 'pairs'\nchange = 1.5", "whole number"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_in_one_sentence(tmp_path, text, message):
+    (tmp_path / "c.toml").write_text(f"name = 'c'\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        BuildConfig.load(tmp_path / "c.toml")

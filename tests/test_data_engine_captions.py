@@ -467,3 +467,9 @@ def test_indices_need_a_scene_and_say_its_mean(real):
         float(n) for text in made for n in re.findall(r"(?:NDVI|\(NDVI\)|NDVI of|NDVI is|averages) (-?\d\.\d\d)", text)
     }
     assert said == {round(float(mean), 2)}
+
+
+def test_articles_and_places_of_floods_and_cells_read_well():
+    said = {text for seed in range(60) for text in caption(item(fractions={"flood": 0.4}), 8, seed)}
+    assert any("an inundated area" in text for text in said)
+    assert not [text for text in said if "a inundated" in text]

@@ -1,6 +1,7 @@
 """Generated questions become valid plans out of their own words, differ, and are none of those kept for measuring."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -185,3 +186,9 @@ def test_what_the_grammar_allows_is_known(question, plan, allowed):
 def test_what_no_pattern_can_say_is_refused():
     with pytest.raises(DatasetError, match="no pattern of presence can ask about"):
         ask(forms()["presence"], About(Noun("sand or gravel")), chance_of(0))
+
+
+def test_a_tenth_is_kept_for_validation_and_no_adjective_stands_twice():
+    made = list(make(seed=3, count=2000))
+    assert 140 < sum(sample.origin.split == "val" for sample in made) < 260
+    assert not [s.text for s in made if re.search(r"\b(\w{4,}) \1\b", s.text)]

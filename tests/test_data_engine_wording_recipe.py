@@ -75,3 +75,22 @@ def test_the_same_seed_gives_the_same_samples_and_another_others(samples):
     assert list(make(seed=0, count=50)) == samples[:50]
     assert list(make(seed=1, count=50)) != samples[:50]
     assert [Sample.from_json(sample.to_json()) for sample in samples[:50]] == samples[:50]
+
+
+def test_an_index_measures_only_what_it_is_for_and_reasons_fit_their_questions(samples):
+    fits = {line[0]: set(line[1:]) for line in PATTERNS["rules"]}
+    asked = {line[0]: set(line[1:]) for line in PATTERNS["reasons"]}
+    for sample in samples:
+        if sample.type == "abstain":
+            assert sample.text in asked[sample.facts[0]["value"]]
+        for fact in sample.facts:
+            if fact["how"] in fits:
+                thing = fact["name"].removesuffix(" gained").removesuffix(" lost")
+                assert thing.endswith(tuple(fits[fact["how"]])), fact
+
+
+def test_every_situation_is_asked_for_in_several_ways(samples):
+    questions = defaultdict(set)
+    for sample in samples:
+        questions[sample.type].add(sample.text)
+    assert min(len(each) for each in questions.values()) >= 9

@@ -63,7 +63,7 @@ def describe(case: Case) -> Answered | None:
     form = forms()["describe"]  # captions of people do not tell the land cover
     fit = replace(form, patterns=tuple(pattern for pattern in form.patterns if "land cover" not in pattern))
     caption = " ".join(case.chance.choice(case.item.captions).split()).replace(" .", ".")
-    return Answered(ask(fit, About(), case.chance), caption)
+    return Answered(ask(fit, About(), case.chance, images=case.called), caption)
 
 
 def _sentence(case: Case) -> str:

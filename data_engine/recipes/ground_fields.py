@@ -158,7 +158,7 @@ def placed(cells: Sequence[str], chance: Random) -> str:
     styles = (("top", "bottom"), ("upper", "lower"))
     top, bottom = chance.choice(styles)
     named = [cell.replace("top", top).replace("bottom", bottom) for cell in cells]
-    return f"in the {words.joined(named)}" + (" of the image" if chance.random() < 0.2 else "")
+    return f"in the {words.joined(named)}"
 
 
 def _grid(rows: Sequence[int], columns: Sequence[int]) -> frozenset[str]:

@@ -151,6 +151,7 @@ def flood(seen: Seen, chance: Random) -> Fields:
     return {
         "event": "flood",
         "flooded": chance.choice(("flooded", "inundated")),
+        "flooded_area": words.noun(chance.choice(("flooded area", "inundated area"))),
         "flood_word": words.noun(chance.choice(("flood", "flooding", "flood water"))),
         "flood_amount": amount(share),
         "percent": round(100 * share),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = 1
+VALIDATION = 0.1  # share of samples kept for validation, by their question
 ABSTENTION = "This cannot be answered from imagery."  # the answer of every question whose plan is to abstain
 TRIES = 500  # draws in a row that may repeat questions before a build gives up
 CONTRACTIONS = {"What is ": "What's ", "Where is ": "Where's ", "Can you ": "Can u ", "please": "pls", "I am ": "I'm "}
@@ -156,6 +157,7 @@ def ask(
     *,
     compass: bool = False,
     slots: dict[str, str] | None = None,
+    images: tuple[str, ...] = (),
 ) -> Question:
     """Word one question of a form.
 
@@ -165,13 +167,14 @@ def ask(
         chance: decides pattern and words.
         compass: whether sides may be told as directions too, north up.
         slots: what else fills them.
+        images: what the image may be called; any of the words of plans.toml where empty.
 
     Raises DatasetError where no pattern says it so that the plan can be read back.
     """
     plan = _plan(form, about)
     fitting = [pattern for pattern in form.patterns if _fits(pattern, about.target)]
     for pattern in chance.sample(fitting, len(fitting)):
-        filled = pattern.format(**_slots(about, chance, compass=compass), **(slots or {}))
+        filled = pattern.format(**_slots(about, chance, images, compass=compass), **(slots or {}))
         text = filled if pattern[0].islower() else filled[0].upper() + filled[1:]
         if sayable(text, plan) and digest(text) not in held_out():
             return Question(text, plan, pattern)
@@ -198,7 +201,8 @@ def make(*, seed: int, count: int) -> Iterator[Sample]:
             continue
         seen.add(normalised(question.text))
         idle = 0
-        origin = Origin("plans", "", "train", f"plans/{name}@{VERSION}", seed)
+        split = "val" if chance_of("plans-split", normalised(question.text)).random() < VALIDATION else "train"
+        origin = Origin("plans", "", split, f"plans/{name}@{VERSION}", seed)
         yield Sample("plan", question.text, origin, type=question.plan.task, plan=question.plan)
 
 
@@ -230,10 +234,10 @@ def _fits(pattern: str, target: Noun | None) -> bool:
     return not (("{stuff}" in pattern and target.counted) or ("{object" in pattern and not target.counted))
 
 
-def _slots(about: About, chance: random.Random, *, compass: bool) -> dict[str, str]:
+def _slots(about: About, chance: random.Random, images: tuple[str, ...], *, compass: bool) -> dict[str, str]:
     """What fills the slots of a pattern, drawn anew for each."""
     words = table()["words"]
-    image = chance.choice(words["image"])
+    image = chance.choice(images or words["image"])
     slots = {"image": image, "number": str(chance.randint(2, 99)), "number2": str(chance.randint(2, 99))}
     if about.target is not None:
         are = "are" if about.target.counted else "is"
@@ -262,7 +266,8 @@ def _noun(kind: str, chance: random.Random) -> Noun | None:
     counted = kind == "things" or (kind == "any" and chance.random() < 0.6)
     words = chance.choice(vocabulary["things" if counted else "stuff"])
     if chance.random() < ADJECTIVE:
-        words = f"{chance.choice(vocabulary['adjectives' if counted else 'textures'])} {words}"
+        quality = chance.choice(vocabulary["adjectives" if counted else "textures"])
+        words = words if quality in words.split() else f"{quality} {words}"
     return Noun(words, counted)
 
 

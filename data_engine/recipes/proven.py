@@ -13,7 +13,7 @@ from data_engine.recipes import plans
 from data_engine.recipes.evidence import LEAST, Evidence, related, table
 from data_engine.recipes.placing import at_place
 from data_engine.recipes.plans import ABSTENTION, About, Form, Noun, Question, ask, noun, sayable
-from data_engine.recipes.words import is_many, names_for
+from data_engine.recipes.words import chance_of, is_many, names_for
 from rsvlm.errors import DatasetError
 from rsvlm.language.phrases import singular
 from rsvlm.language.plan import Plan
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CLEAR = 0.05  # of the image: shares closer than this are not compared
 SAME = 0.003  # of the image: shares closer than this are equal
+EMPTY = 0.35  # share of draws that ask a map of one class for it where it is not; little else can be asked there
+RURAL = 0.15  # share of maps without built-up land that are asked about: nearly all maps are such
 SIZES = (100.0, 500.0)  # m2: small below the first, large above the second, as RSVQA has it
 SURE_SIZE = 0.1  # of a limit: outlines whose area is closer to it are neither side of it
 SEASONS = ("winter", "spring", "summer", "autumn")  # of December, March, June and September on, in the north
@@ -71,7 +73,15 @@ class Case:
     def worded(self, name: str, about: About, answer: str, slots: dict[str, str] | None = None) -> Answered:
         """An answered question of a form by name."""
         form = own_forms().get(name) or plans.forms()[name]
-        return Answered(ask(form, about, self.chance, slots=slots), answer)
+        return Answered(ask(form, about, self.chance, slots=slots, images=self.called), answer)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What the image may be called: an aerial photo or a satellite image only where its sensor says so."""
+        words, sensor = table()["words"], self.item.sensor
+        if sensor in words["unknown_sensors"]:
+            return tuple(words["any"])
+        return (*words["any"], *words["aerial" if sensor in words["aerial_sensors"] else "satellite"])
 
 
 @cache
@@ -87,8 +97,14 @@ def _plain(name: Noun) -> bool:
 
 
 def _presence(case: Case) -> Answered | None:
+    """Yes as often as no, also over sources that map a single class."""
+    known = case.known
     wanted = case.chance.random() < 0.5
-    [label] = case.some(case.known.present if wanted else case.known.absent)
+    if len(known.shares) == 1:
+        wanted = bool(known.present)
+        if not wanted and case.chance.random() > EMPTY:
+            return None
+    [label] = case.some(known.present if wanted else known.absent)
     return case.worded("presence", About(case.said(label)), "yes" if wanted else "no")
 
 
@@ -246,7 +262,8 @@ def _settlement(case: Case) -> str:
     scenes, built = table()["scenes"], table()["built"]["classes"]
     shares = [share for name, share in case.known.shares.items() if name.lower() in built]
     if shares:
-        return "urban" if sum(shares) >= 0.5 else "rural" if sum(shares) <= LEAST else ""
+        rural = sum(shares) <= LEAST and chance_of("rural", case.item.place).random() < RURAL
+        return "urban" if sum(shares) >= 0.5 else "rural" if rural else ""
     for which in ("rural", "urban"):
         if case.item.scene in scenes[which]:
             return which
@@ -279,7 +296,7 @@ def _sensor(case: Case) -> Answered | None:
 
 def _resolution(case: Case) -> Answered | None:
     size = case.known.grid.pixel_size_m if case.known.grid else None
-    return None if size is None else case.worded("metadata_resolution", About(), f"{round(size, 2)} m")
+    return None if size is None else case.worded("metadata_resolution", About(), f"{float(f'{size:.3g}'):g} m")
 
 
 def _unanswerable(case: Case) -> Answered | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,21 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _how(chance: random.Random) -> tuple[str, float]:
-    return chance.choice(PATTERNS["methods"]), round(chance.uniform(0.2, 0.95), 2)
+def _how(chance: random.Random, thing: str) -> tuple[str, float]:
+    """A method that can find a thing, and how sure it is: indices are for what they show, the encoder for all."""
+    rules = [line[0] for line in PATTERNS["rules"] if thing in line[1:]]
+    return chance.choice((*rules, *PATTERNS["encoder"])), round(chance.uniform(0.2, 0.95), 2)
+
+
+def _measured(chance: random.Random, things: Sequence[str] = THINGS) -> tuple[str, tuple[str, float]]:
+    """A thing, and how it was measured."""
+    thing = chance.choice(things)
+    return thing, _how(chance, thing)
+
+
+def _asked(kind: str, chance: random.Random, **words: str) -> str:
+    """A question of a kind; many are asked about the same facts."""
+    return _upper(str(chance.choice(PATTERNS[f"ask_{kind}"])).format(**words))
 
 
 def _percent(chance: random.Random, low: float = 0.3) -> float:
@@ -96,83 +109,88 @@ def _percent(chance: random.Random, low: float = 0.3) -> float:
 
 
 def _area(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(THINGS), _how(chance)
+    thing, (how, sure) = _measured(chance)
     unit, size = chance.choice((("ha", 4000.0), ("km2", 90.0), ("m2", 250_000.0)))
     value = Fact(f"area of {thing}", round(size * chance.random() ** 2 + 0.05, 2), unit, how, sure)
     share = Fact(f"share of {thing}", _percent(chance), "percent", how, sure)
-    question = chance.choice((f"How much {thing} is there?", f"What area is {thing}?", f"{thing} in {unit}?"))
+    question = _asked("area", chance, thing=thing, unit=unit)
     return Measured(question, (value, share), _slots(thing, how, value=value, share=share))
 
 
 def _share(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(THINGS), _how(chance)
+    thing, (how, sure) = _measured(chance)
     share = Fact(f"share of {thing}", _percent(chance), "percent", how, sure)
-    question = chance.choice((f"How much of it is {thing}?", f"What percent is {thing}?", f"Share of {thing}?"))
+    question = _asked("share", chance, thing=thing)
     return Measured(question, (share,), _slots(thing, how, share=share))
 
 
 def _count(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(COUNTED), _how(chance)
+    thing, (how, sure) = _measured(chance, COUNTED)
     value = Fact(f"count of {thing}", chance.randint(2, 180 if chance.random() < 0.3 else 12), "count", how, sure)
-    question = chance.choice((f"How many {plural(thing)} are there?", f"Count the {plural(thing)}."))
+    question = _asked("count", chance, things=plural(thing))
     return Measured(question, (value,), _slots(thing, how, value=value))
 
 
 def _present(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(THINGS), _how(chance)
+    thing, (how, sure) = _measured(chance)
     share = Fact(f"share of {thing}", _percent(chance), "percent", how, sure)
-    return Measured(f"Is there {thing}?", (Fact(thing, True, "", how, sure), share), _slots(thing, how, share=share))
+    question = _asked("present", chance, thing=thing)
+    return Measured(question, (Fact(thing, True, "", how, sure), share), _slots(thing, how, share=share))
 
 
 def _absent(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice((*THINGS, *COUNTED)), _how(chance)
-    return Measured(f"Is there any {thing}?", (Fact(thing, False, "", how, sure),), _slots(thing, how))
+    thing, (how, sure) = _measured(chance, (*THINGS, *COUNTED))
+    question = _asked("things" if thing in COUNTED else "present", chance, thing=thing, things=plural(thing))
+    return Measured(question, (Fact(thing, False, "", how, sure),), _slots(thing, how))
 
 
 def _comparison(chance: random.Random) -> Measured:
-    (thing, other), (how, sure) = chance.sample(THINGS, 2), _how(chance)
+    thing, other = chance.sample(THINGS, 2)
+    how, sure = _how(chance, f"{thing} and {other}")
     one, two = (Fact(f"share of {each}", _percent(chance), "percent", how, sure) for each in (thing, other))
     relation = "more" if float(one.value) > float(two.value) else "less"
     verdict = Fact("comparison", f"{relation} {thing} than {other}", "", how, sure)
     slots = {"verdict": str(verdict.value), "one": format_value(one), "two": format_value(two), "other": other}
-    question = f"Is there more {thing} than {other}?"
+    question = _asked("comparison", chance, thing=thing, other=other)
     return Measured(question, (verdict, one, two), {**_slots(thing, how), **slots})
 
 
 def _locate(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(THINGS), _how(chance)
+    thing, (how, sure) = _measured(chance)
     value = Fact(f"regions of {thing}", chance.randint(2, 60), "count", how, sure)
     where = Fact(f"position of {thing}", chance.choice(WHERE), "", how, sure)
     share = Fact(f"share of {thing}", _percent(chance), "percent", how, sure)
     slots = {**_slots(thing, how, value=value, share=share), "where": str(where.value)}
-    return Measured(f"Where is the {thing}?", (value, where, share), slots)
+    return Measured(_asked("locate", chance, thing=thing), (value, where, share), slots)
 
 
 def _describe(chance: random.Random) -> Measured:
-    (thing, other), (how, sure) = chance.sample(THINGS, 2), _how(chance)
+    thing, other = chance.sample(THINGS, 2)
+    how, sure = _how(chance, f"{thing} and {other}")
     words = (f"{thing} and {other}", f"{thing} next to {other}", f"mostly {thing} with some {other}", thing)
     caption = Fact("caption", chance.choice(words), "", how, sure)
     share = Fact(f"share of {thing}", _percent(chance, 5), "percent", how, sure)
     sensor = Fact("sensor", chance.choice(SENSORS), "", "file", 1.0)
     slots = {**_slots(thing, how, share=share), "caption": str(caption.value), "sensor": f"the {sensor.value}"}
-    return Measured("What does this scene show?", (caption, share, sensor), slots)
+    return Measured(_asked("describe", chance), (caption, share, sensor), slots)
 
 
 def _changed(verb: str) -> Callable[[random.Random], Measured]:
     def changed(chance: random.Random) -> Measured:
-        thing, (how, sure) = chance.choice(THINGS), _how(chance)
+        thing, (how, sure) = _measured(chance)
         value = Fact(f"area of {thing} {verb}", round(900 * chance.random() ** 2 + 0.1, 2), "ha", how, sure)
         share = Fact(f"share of {thing} {verb}", _percent(chance), "percent", how, sure)
         slots = _slots(thing, how, value=value, share=share)
-        question = chance.choice(("What changed?", f"Did {thing} change?", f"How much {thing} was {verb}?"))
+        question = f"How much {thing} was {verb}?" if chance.random() < 0.25 else _asked("change", chance, thing=thing)
         return Measured(question, (Fact(f"change of {thing}", True, "", how, sure), value, share), slots)
 
     return changed
 
 
 def _unchanged(chance: random.Random) -> Measured:
-    thing, (how, sure) = chance.choice(THINGS), _how(chance)
-    return Measured(f"Did {thing} change?", (Fact(f"change of {thing}", False, "", how, sure),), _slots(thing, how))
+    thing, (how, sure) = _measured(chance)
+    question = _asked("change", chance, thing=thing)
+    return Measured(question, (Fact(f"change of {thing}", False, "", how, sure),), _slots(thing, how))
 
 
 def _context(chance: random.Random) -> Measured:
@@ -185,7 +203,7 @@ def _context(chance: random.Random) -> Measured:
         Fact("resolution", chance.choice((0.3, 0.6, 1, 10, 20, 30)), "m", "file", 1.0),
     )
     slots = {fact.name: format_value(fact) for fact in facts}
-    return Measured("Where and when was it taken?", facts, slots)
+    return Measured(_asked("context", chance), facts, slots)
 
 
 def _evidence(chance: random.Random) -> Measured:
@@ -193,7 +211,7 @@ def _evidence(chance: random.Random) -> Measured:
     hits = tuple(_hit(rank, chance, things) for rank in (1, 2, 3))
     slots = {f"hit{hit.rank}": hit.caption for hit in hits}
     slots |= {f"date{hit.rank}": str(hit.acquired) for hit in hits} | {f"sensor{hit.rank}": hit.sensor for hit in hits}
-    return Measured(f"Find {things[0]}", (), slots, hits)
+    return Measured(_asked("evidence", chance, thing=things[0]), (), slots, hits)
 
 
 def _hit(rank: int, chance: random.Random, things: list[str]) -> Hit:
@@ -206,15 +224,9 @@ def _hit(rank: int, chance: random.Random, things: list[str]) -> Hit:
 
 
 def _abstain(chance: random.Random) -> Measured:
-    reason = chance.choice(PATTERNS["reasons"])
-    questions = (
-        "Who owns this?",
-        "How many hectares is it?",
-        "What changed?",
-        "What will it be worth?",
-        "When was it?",
-    )
-    return Measured(chance.choice(questions), (Fact("abstain", reason, "", "", 1.0),), {"reason": reason})
+    line = chance.choice(PATTERNS["reasons"])
+    reason, question = line[0], chance.choice(line[1:])
+    return Measured(question, (Fact("abstain", reason, "", "", 1.0),), {"reason": reason})
 
 
 def _slots(thing: str, how: str, **facts: Fact) -> dict[str, str]:
