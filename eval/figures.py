@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.charts import COLOURS, Line, bar_chart, heat_chart, line_chart, scatter_chart
-from eval.metrics.abstention import aurc, risk_coverage
+from eval.metrics.abstention import aurc_intervals, risk_coverage
 from eval.metrics.boxes import PROTOCOLS, Shapes, matches
 from eval.pictures import palette
 from eval.statistics import Statistics, intervals, ratio
@@ -206,13 +206,14 @@ def _risk(finished: Finished, right: NDArray[np.bool_], why: str) -> list[Figure
     sure = [prediction.get("confidence") for prediction in finished.predictions]
     if not all(isinstance(each, int | float) for each in sure):
         return []
-    curve, area = risk_coverage(sure, right), aurc(sure, right)  # type: ignore[arg-type]
+    curve = risk_coverage(sure, right)  # type: ignore[arg-type]
+    area = aurc_intervals(sure, right, seed=finished.run.settings.seed)["AURC"]  # type: ignore[arg-type]
     error = 100 * float(1 - right.mean())
     lines = [
         Line("by confidence", 100 * curve.coverage, 100 * curve.risk),
         Line("in any order", np.array([0.0, 100.0]), np.array([error, error]), guide=True),
     ]
-    note = f"AURC {100 * area:.2f}, against {error:.2f} in any order. {why}"
+    note = f"AURC {area.value:.2f} ({area.low:.2f} to {area.high:.2f}), against {error:.2f} in any order. {why}"
     return [Figure("Risk and coverage", line_chart(lines, x="answered, percent", y="wrong among them, percent"), note)]
 
 

@@ -324,7 +324,7 @@ def test_risk_and_coverage_of_answers_by_hand(tmp_path, images):
     finished = Finished.open(predicted_elsewhere("vqa", tmp_path, lines_of("vqa", images), said))
     (figure,) = figures_of(finished)
     area = 100 * (0 + 1 / 2 + 1 / 3 + 2 / 4 + 3 / 5) / 5
-    assert f"AURC {area:.2f}, against 60.00 in any order" in figure.note
+    assert f"AURC {area:.2f} (4.00 to 100.00), against 60.00 in any order" in figure.note
     found = examples_of(finished)
     assert [each.title for each in found.best] == ["line 1", "line 3", "line 5"]
     assert [each.title for each in found.worst] == ["line 2", "line 4"]  # the surest mistake first
