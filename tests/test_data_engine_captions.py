@@ -473,3 +473,8 @@ def test_articles_and_places_of_floods_and_cells_read_well():
     said = {text for seed in range(60) for text in caption(item(fractions={"flood": 0.4}), 8, seed)}
     assert any("an inundated area" in text for text in said)
     assert not [text for text in said if "a inundated" in text]
+
+
+def test_no_thing_is_called_one_or_another_of_two_that_both_need_a_plural():
+    either = {"boat or ship", "house or other building", "marina or port", "car or small van", "coach or bus"}
+    assert not either & {name for names in words.TABLE["classes"].values() for name in names}
