@@ -94,3 +94,11 @@ def test_every_situation_is_asked_for_in_several_ways(samples):
     for sample in samples:
         questions[sample.type].add(sample.text)
     assert min(len(each) for each in questions.values()) >= 9
+
+
+def test_yes_and_no_answer_only_questions_of_yes_or_no(samples):
+    open_words = ("what", "how", "which", "where", "compare", "give", "describe", "show", "who", "when")
+    for sample in samples:
+        if sample.answer.startswith(("Yes", "No,", "No:", "Not ")):
+            assert sample.type in ("present", "absent", "unchanged")
+            assert not sample.text.lower().startswith(open_words), sample.text

@@ -189,7 +189,7 @@ def _changed(verb: str) -> Callable[[random.Random], Measured]:
 
 def _unchanged(chance: random.Random) -> Measured:
     thing, (how, sure) = _measured(chance)
-    question = _asked("change", chance, thing=thing)
+    question = _asked("unchanged", chance, thing=thing)
     return Measured(question, (Fact(f"change of {thing}", False, "", how, sure),), _slots(thing, how))
 
 
