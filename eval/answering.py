@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rsvlm.answer import Answer, Fact
 
+YES_OR_NO = re.compile(r"(has|have|had|did|do|does|is|are|was|were|any)\b", re.IGNORECASE)
+CHANGES = ("change of ", "area of ", "share of ")  # names of the facts that say how much changed
+LEAST_PERCENT = 0.2  # of the scene: less is no change
 LEVELS = {"equal": "as much", "more": "more", "less": "less"}
 
 
@@ -19,9 +23,18 @@ def short_answer(answer: Answer) -> str:
         return str(fact.value)
     if answer.plan.task == "comparison":
         return _comparison(answer)
+    if answer.plan.task == "change" and YES_OR_NO.match(answer.question):
+        return "yes" if any(_happened(fact) for fact in answer.facts) else "no"
     if answer.plan.task == "locate" and len(answer.facts) > 1:
         return str(answer.facts[1].value)
     return _value(fact)
+
+
+def _happened(fact: Fact) -> bool:
+    """Whether a fact of a comparison of two dates says that something changed."""
+    if not fact.name.startswith(CHANGES) or "cloud" in fact.name or isinstance(fact.value, str):
+        return False
+    return bool(fact.value) if fact.unit != "percent" else float(fact.value) >= LEAST_PERCENT
 
 
 def confidence_of(answer: Answer) -> float:

@@ -105,6 +105,7 @@ def scenes(
 def land_cover(
     data: Data,
     background: Annotated[str, typer.Option(help="Class left out of mIoU_without_background.")] = "",
+    bands: Annotated[str, typer.Option(help="Show only these bands, by common name: red,green,blue,nir.")] = "",
     encoder: EncoderName = None,
     train: Train = None,
     split: Split = "",
@@ -115,10 +116,12 @@ def land_cover(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """A class for every pixel, by the names of the classes."""
+    """A class for every pixel, by the names of the classes; with --train, beside a random forest of the same bands."""
     from eval.tasks.task import Settings
 
-    settings = Settings(background=background, limit=limit, skip=skip, seed=seed)
+    names = tuple(name.strip() for name in bands.split(",") if name.strip())
+    learned = tuple(str(manifest.resolve()) for manifest in train or ())
+    settings = Settings(background=background, bands=names, train=learned, limit=limit, skip=skip, seed=seed)
     _run("land-cover", data, settings, encoder, None, device, train, split, out, as_json)
 
 

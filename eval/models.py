@@ -54,7 +54,7 @@ class Models:
         if "encoder" in uses:
             found["encoder"] = {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint}
         if "language" in uses:
-            found["language"] = {"name": self.language.name}
+            found["language"] = {"name": self.language.name, "fingerprint": self.language.fingerprint}
         return found
 
 

@@ -102,9 +102,10 @@ def _stored(folder: Path) -> tuple[dict[str, Any], Settings]:
     """run.json and the settings in it."""
     stored = read_json(folder / RUN)
     try:
-        settings = Settings(**{**stored["settings"], "templates": tuple(stored["settings"]["templates"])})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()}
+        settings = Settings(**plain)
         known = stored["task"] in READERS and {"manifest", "data_sha256"} <= set(stored)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"{folder / RUN} is not of this version: {error}; run the evaluation again") from error
     if not known:
         raise EvaluationError(f"{folder / RUN} is damaged: it names no task and manifest; run the evaluation again")

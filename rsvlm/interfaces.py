@@ -49,6 +49,11 @@ class LanguageModel(Protocol):
         """What to print as the model that answered."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 over its weights: equal fingerprints give equal plans."""
+        ...
+
     def plan(self, question: str, context: str) -> Plan:
         """Read a question as a Plan; `context` says in words what is being asked about."""
         ...

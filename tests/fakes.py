@@ -88,6 +88,7 @@ class KeywordPlanner:
     """A language model of a few rules: isolates the steps around it from what a real one makes of a question."""
 
     name = "keyword planner"
+    fingerprint = hashlib.sha256(b"keyword planner").hexdigest()
 
     def plan(self, question, context):
         from rsvlm.language.plan import Plan

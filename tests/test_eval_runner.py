@@ -196,6 +196,7 @@ from rsvlm.language.plan import Plan
 
 class Planner:
     name = "planner"
+    fingerprint = "0" * 64
     def plan(self, question, context):
         if question == sys.argv[3]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -230,7 +231,7 @@ def test_a_process_killed_outright_is_resumed_by_another(tmp_path, monkeypatch):
     assert figures(report) == figures(read(tmp_path / "undisturbed" / REPORT))
     assert report["metrics"]["exact"]["value"] == 10.0
     assert "encoder" not in report
-    assert report["language"] == {"name": "planner"}
+    assert report["language"] == {"name": "planner", "fingerprint": "0" * 64}
 
 
 @pytest.mark.parametrize(

@@ -812,3 +812,68 @@ def test_meteor_is_reported_without_an_interval_where_java_is_present(ready, ima
     assert 0 < interval.value < 100
     assert interval.to_json()["low"] is None
     assert all(0 < each["METEOR"] <= 100 for each in baselines(run).values())
+
+
+def patchwork(path, *, seed, swapped=False):
+    """Twelve by twelve pixels: class 1 is dark in the first band and bright in the second, class 2 otherwise."""
+    chance = np.random.default_rng(seed)
+    truth = np.where(chance.random((12, 12)) < 0.5, 1, 2).astype(np.uint16)
+    bright = (truth == 1) != swapped
+    pixels = np.stack([np.where(bright, 500, 3000), np.where(bright, 3000, 500), truth]).astype(np.uint16)
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint16", height=12, width=12, count=3) as file:
+        file.write(pixels)
+        file.descriptions = ("B02", "B04", "labels")
+    return path
+
+
+def mapped_lines(tmp_path, name, *seeds, **how):
+    files = [patchwork(tmp_path / f"{name}{seed}.tif", seed=seed, **how) for seed in seeds]
+    both = {"sensor": "sentinel-2-l2a", "bands": ["B02", "B04", "B08"], "labels_band": 3, "codes": {"1": "a", "2": "b"}}
+    rows = [{"image": file.name, "labels": file.name, **both} for file in files]
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("bands", "right"), [((), 100.0), (("blue",), 100.0)])
+def test_a_forest_learns_from_training_lines_and_stands_beside_the_others(tmp_path, bands, right):
+    train, data = mapped_lines(tmp_path, "t", 1, 2), mapped_lines(tmp_path, "d", 3)
+    run = prepare("land-cover", data, Settings(bands=bands, train=(str(train),)), tmp_path / "out")
+    found = run.task.baselines(run.rows, [], 0)
+    assert found["forest"].metrics()["OA"] == right
+    assert found["majority"].metrics()["OA"] < 80
+    wrong = prepare("land-cover", mapped_lines(tmp_path, "s", 4, swapped=True), run.settings, tmp_path / "out2")
+    if bands:
+        assert wrong.task.baselines(wrong.rows, [], 0)["forest"].metrics()["OA"] == 0.0
+
+
+def test_a_model_sees_only_the_bands_it_is_given(tmp_path):
+    seen = []
+
+    class Watching(MappedTiny):
+        def similarity_map(self, scene, texts):
+            seen.append(scene.band_names)
+            return super().similarity_map(scene, texts)
+
+    models = Models()
+    models.__dict__["encoder"] = Watching()
+    data = mapped_lines(tmp_path, "d", 3)
+    run = prepare("land-cover", data, Settings(bands=("red",)), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    run.task.predict(run.rows, [(run.rows[0].picture.read(),)], models, tmp_path / "out")
+    assert seen == [("B04",)]
+
+
+@pytest.mark.parametrize(
+    ("question", "facts", "short"),
+    [
+        ("Has anything changed?", [Fact("share of water gained", 1.56, "percent", "", 0.6)], "yes"),
+        ("Has anything changed?", [Fact("share of ground changed", 0.1, "percent", "", 0.6)], "no"),
+        ("Did the water change?", [Fact("change of water", False, "", "", 0.6)], "no"),
+        ("Is there a change?", [Fact("share of cloud after", 40.0, "percent", "", 0.6)], "no"),
+        ("What changed?", [Fact("area of water gained", 12.0, "ha", "", 0.6)], "12.0 ha"),
+    ],
+)
+def test_a_question_whether_something_changed_is_answered_yes_or_no(question, facts, short):
+    answer = Answer("", question, Plan("change"), tuple(facts), (), (), "m", False)
+    assert short_answer(answer) == short

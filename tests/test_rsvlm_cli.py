@@ -172,7 +172,9 @@ def test_manifests_are_written_by_place_and_sensor(run, data_dir, tmp_path):
     assert code == 0
     assert "retrieval-hls-train.jsonl" in out
     images = {
-        split: {json.loads(line)["image"] for line in (tmp_path / f"retrieval-hls-{split}.jsonl").read_text().splitlines()}
+        split: {
+            json.loads(line)["image"] for line in (tmp_path / f"retrieval-hls-{split}.jsonl").read_text().splitlines()
+        }
         for split in ("train", "val")
     }
     assert not images["train"] & images["val"]

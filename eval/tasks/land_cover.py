@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from eval.forest import PixelForest
+from eval.manifests import read_mapped
 from eval.maps import read_map, write_map
 from eval.metrics.maps import confusion, map_statistics
 from eval.predictions import Prediction, text_of
@@ -17,7 +20,6 @@ from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -68,7 +70,9 @@ class LandCover:
         self, rows: Sequence[Mapped], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
     ) -> list[Prediction]:
         """A map of class positions each, as PNG beside the predictions."""
-        maps = [cover_map(scene, self.names, models.encoder).astype(np.uint8) for (scene,) in scenes]
+        bands = self.settings.bands
+        shown = [scene.select(bands) if bands else scene for (scene,) in scenes]
+        maps = [cover_map(scene, self.names, models.encoder).astype(np.uint8) for scene in shown]
         return [{"map": write_map(layer, folder, row.number)} for row, layer in zip(rows, maps, strict=True)]
 
     def statistics(self, rows: Sequence[Mapped], predictions: Sequence[Prediction], folder: Path) -> Statistics:
@@ -78,7 +82,7 @@ class LandCover:
         return self._statistics(rows, lambda position, truth: read_map(folder, names[position], truth.shape, count))
 
     def baselines(self, rows: Sequence[Mapped], predictions: Sequence[Prediction], seed: int) -> dict[str, Statistics]:
-        """The class that covers most, the first class, and a draw for each pixel."""
+        """The class that covers most, the first, a draw; where there are training lines, a forest over pixels."""
         chance = np.random.default_rng(seed)
         count = len(self.codes)
         totals: Counter[int] = Counter()
@@ -86,11 +90,21 @@ class LandCover:
             codes, counts = np.unique(self._truth(row), return_counts=True)
             totals.update({int(c): int(n) for c, n in zip(codes, counts, strict=True) if int(c) in self.codes})
         majority = self.codes.index(totals.most_common(1)[0][0]) if totals else 0
-        return {
+        found = {
             "majority": self._statistics(rows, lambda position, truth: np.full(truth.shape, majority)),
             "constant": self._statistics(rows, lambda position, truth: np.zeros(truth.shape, np.int64)),
             "random": self._statistics(rows, lambda position, truth: chance.integers(count, size=truth.shape)),
         }
+        if self.settings.train:
+            maps = self._forest_maps(rows)
+            found["forest"] = self._statistics(rows, lambda position, truth: maps[position])
+        return found
+
+    def _forest_maps(self, rows: Sequence[Mapped]) -> list[NDArray[np.int64]]:
+        bands, seed = self.settings.bands, self.settings.seed
+        lines = [line for manifest in self.settings.train for line in read_mapped(Path(manifest))]
+        forest = PixelForest.fit(lines, self.codes, bands, seed=seed)
+        return [forest.map_of(row.picture.read(), bands) for row in rows]
 
     def _truth(self, row: Mapped) -> NDArray[np.int64]:
         return read_labels(row.labels, band=row.band).astype(np.int64)

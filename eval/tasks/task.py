@@ -25,6 +25,8 @@ class Settings:
     protocol: str = ""
     background: str = ""
     templates: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()  # names of the bands a model gets to see; all where empty
+    train: tuple[str, ...] = ()  # manifests that baselines may learn from
     limit: int | None = None
     skip: int = 0
     seed: int = 0

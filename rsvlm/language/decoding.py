@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 import llguidance
@@ -36,6 +37,14 @@ class GrammarDecoder:
         self._model = model
         self._tokenizer = tokenizer
         self._grammar_tokens = llguidance.hf.from_tokenizer(tokenizer)
+
+    def fingerprint(self) -> str:
+        """Sha256 over the model's tensors and their names."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def tokens(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are only text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,6 +64,11 @@ class CausalLanguageModel:
     def name(self) -> str:
         """Who plans and who words."""
         return f"{self._base_name} (plans; plain sentences from facts)"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sha256 over every tensor by name, an adapter's included: equal fingerprints give equal plans."""
+        return self._decoder.fingerprint()
 
     def plan(self, question: str, context: str = "") -> Plan:
         """Read a question as a Plan whose phrases are the question's own words.
