@@ -91,10 +91,12 @@ def build(config: BuildConfig, root: Path, out: Path) -> dict[str, Any]:
 
 
 def _claim(config: BuildConfig, root: Path, out: Path) -> None:
-    plain = json.loads(json.dumps({"config": asdict(config), "root": os.path.relpath(root.resolve(), out.resolve())}))
+    recipes = {module.__name__: module.VERSION for module in (captions, change, plans, questions, referring, wording)}
+    root_from_here = os.path.relpath(root.resolve(), out.resolve())
+    plain = json.loads(json.dumps({"config": asdict(config), "root": root_from_here, "recipes": recipes}))
     if (out / BUILD).is_file():
         if json.loads((out / BUILD).read_text("utf-8")) != plain:
-            raise DatasetError(f"{out} holds a build of another config; give a new folder, or that config")
+            raise DatasetError(f"{out} holds a build of another config or of other recipes; give a new folder")
         (out / MANIFEST).unlink(missing_ok=True)
         return
     if out.exists() and any(out.iterdir()):

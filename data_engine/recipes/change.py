@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from data_engine.annotated import Annotated, Pair
 
+VERSION = 1
 LEAST = 0.002  # of the scene; less change than this is neither "yes" nor "no"
 LEAST_OF_CELL = 0.01  # of a cell's pixels, for the cell to have changed
 LEAST_PART = 20  # pixels of a connected part that is counted
@@ -299,7 +300,7 @@ class _Maker:
         return Sample(
             kind="change",
             text=asked[0],
-            origin=Origin(self.source, self.item.place, self.item.split, f"change/{group}@1", self.seed),
+            origin=Origin(self.source, self.item.place, self.item.split, f"change/{group}@{VERSION}", self.seed),
             images=tuple(shown(file, sensor) for date in seen for file, sensor in date),
             answer=answer,
             type=TYPES.get(kind, kind),

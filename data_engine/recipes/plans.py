@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 VALIDATION = 0.1  # share of samples kept for validation, by their question
-ABSTENTION = "This cannot be answered from imagery."  # the answer of every question whose plan is to abstain
+ABSTENTION = "This cannot be answered from imagery."  # about the image, but nothing that pixels show
+OFF_TOPIC = "That is not a question about imagery."
 TRIES = 500  # draws in a row that may repeat questions before a build gives up
 CONTRACTIONS = {"What is ": "What's ", "Where is ": "Where's ", "Can you ": "Can u ", "please": "pls", "I am ": "I'm "}
 ADJECTIVE, DESCRIBED = 0.3, 0.5  # shares of nouns with an adjective, and of searches for a thing beside another

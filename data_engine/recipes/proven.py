@@ -12,7 +12,7 @@ import numpy as np
 from data_engine.recipes import plans
 from data_engine.recipes.evidence import LEAST, Evidence, related, table
 from data_engine.recipes.placing import at_place
-from data_engine.recipes.plans import ABSTENTION, About, Form, Noun, Question, ask, noun, sayable
+from data_engine.recipes.plans import ABSTENTION, OFF_TOPIC, About, Form, Noun, Question, ask, noun, sayable
 from data_engine.recipes.words import chance_of, is_many, names_for
 from rsvlm.errors import DatasetError
 from rsvlm.language.phrases import singular
@@ -308,7 +308,7 @@ def _unanswerable(case: Case) -> Answered | None:
 
 def _off_topic(case: Case) -> Answered | None:
     topic = Noun(case.chance.choice(plans.table()["vocabulary"]["topics"]), counted=False)
-    return case.worded("off_topic", About(topic), ABSTENTION)
+    return case.worded("off_topic", About(topic), OFF_TOPIC)
 
 
 PROVEN: dict[str, Callable[[Case], Answered | None]] = {

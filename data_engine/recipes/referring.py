@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from data_engine.recipes.unambiguous import Expression
     from data_engine.sample import Shown
 
+VERSION = 1
 KINDS = ("class", "attribute", "position", "relation", "ordinal", "implicit", "absent")
 WHOLE = 0.95  # of a class's pixels in one part, of an outline's pixels in its class: taken for all of it
 LEAST_GROUND = 0.005  # of the image; smaller parts of a class map are not spoken of
@@ -70,7 +71,7 @@ def make(item: Annotated, *, source: str, seed: int, count: int = 8) -> Iterator
         text = wording(expression, view, chance)
         if text not in said and len(said) < count:
             said.add(text)
-            origin = Origin(source, item.place, item.split, f"referring/{expression.kind}@1", seed)
+            origin = Origin(source, item.place, item.split, f"referring/{expression.kind}@{VERSION}", seed)
             yield _sample(view, expression, text, shown(item.image, item.sensor, item.bands), origin)
 
 
@@ -248,7 +249,7 @@ def _own(item: Annotated, source: str, seed: int) -> Iterator[Sample]:
             yield Sample(
                 kind="referring",
                 text=target.phrase,
-                origin=Origin(source, item.place, item.split, "referring/own@1", seed),
+                origin=Origin(source, item.place, item.split, f"referring/own@{VERSION}", seed),
                 images=(shown(item.image, item.sensor, item.bands),),
                 type="own",
                 boxes=target.boxes,
