@@ -47,7 +47,8 @@ def make(item: Annotated, *, source: str, seed: int, count: int = 8) -> Iterator
 
     Answers are as `eval` scores them: "yes", "3", "12.5%", "4.2 ha", "more", "top left", "rural", "B"; a question
     that imagery cannot answer has the plan to abstain and the answer plans.ABSTENTION or OFF_TOPIC. An image nothing
-    is known of gets none. Raises DatasetError and the errors of rsvlm.raster where files of the annotation cannot be read.
+    is known of gets none. Raises DatasetError and the errors of rsvlm.raster where files of the annotation cannot be
+    read.
     """
     known = evidence_of(item, source)
     if not (known.present or known.absent or item.captions or item.scene):
