@@ -17,6 +17,7 @@ from data_engine.objects import CATEGORIES, Stage, Thing, place_objects, replace
 from data_engine.recipes.words import counted
 from data_engine.samples import SIMULATED, write_geotiff, write_scene
 from data_engine.simulate import beyond_swath, change, clouded, simulate
+from data_engine.sources.hls_worldcover import WORLDCOVER
 from data_engine.spectra import SURFACES
 from rsvlm.errors import ConfigError
 from rsvlm.scene import Grid, Window
@@ -31,19 +32,8 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of what a seed makes; a folder of another version is refused
 RECORD = "place.json"  # written last into a place's folder, which then moves into place
-CODES = {  # ESA WorldCover's, and 201 on for what a yearly map does not hold
-    "10": "tree cover",
-    "20": "shrubland",
-    "30": "grassland",
-    "40": "cropland",
-    "50": "built-up",
-    "60": "bare or sparse vegetation",
-    "70": "snow and ice",
-    "80": "permanent water",
-    "90": "herbaceous wetland",
-    "201": "flood water",
-    "202": "burnt area",
-}
+MAPPED = ("10", "20", "30", "40", "50", "60", "70", "80", "90")  # WorldCover's classes that are simulated
+CODES = {code: WORLDCOVER[code] for code in MAPPED} | {"201": "flood water", "202": "burnt area"}  # the last are ours
 MAP_CODE = np.array([next((int(c) for c, n in CODES.items() if n == s.cover), 0) for s in SURFACES], dtype=np.uint8)
 SETTINGS: dict[str, Layout] = {
     "farmland": Layout(forest=0.1, roads=2, towns=1, town_m=260),

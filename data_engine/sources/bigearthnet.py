@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from data_engine.annotated import Annotated, ClassMap
-from data_engine.layout import field_of, listed, one_of, read_json, split_in, words
+from data_engine.layout import field_of, listed, one_of, read_json, read_parquet, split_in, words
 from data_engine.splits import split_of
 from rsvlm.errors import DatasetError
 
@@ -103,7 +103,7 @@ def read_v2(folder: Path) -> Iterator[Annotated]:
     listing = one_of(folder, "metadata.parquet")
     present = _present(folder, FOLDERS_V2)
     known = tuple(dict.fromkeys(group for _, group in nomenclature().values() if group))
-    for position, row in enumerate(_rows(listing), 1):
+    for position, row in enumerate(read_parquet(listing, COLUMNS_V2), 1):
         patch = words(row, "patch_id", listing, position)
         optical = _parsed(patch, listing, position)
         if not optical["tile"]:
@@ -128,22 +128,6 @@ def _view(root: Path, sensor: str, row: Any, shared: dict[str, Any], listing: Pa
         acquired=_acquired(parsed),
         **shared,
     )
-
-
-def _rows(listing: Path) -> Iterator[dict[str, Any]]:
-    """The rows of metadata.parquet, a batch at a time."""
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ParquetFile(listing) as file:
-            lacking = [column for column in COLUMNS_V2 if column not in file.schema_arrow.names]
-            if lacking:
-                raise DatasetError(f"{listing} has no column {', '.join(lacking)}; is this the published file?")
-            for batch in file.iter_batches(columns=list(COLUMNS_V2)):
-                yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(f"{listing} is no Parquet file ({error}); fetch it again") from error
 
 
 def _present(folder: Path, names: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from data_engine.annotated import Annotated, Target
-from data_engine.layout import every, listed, numbers, one_of
+from data_engine.layout import every, listed, numbers, one_of, read_xml
 from rsvlm.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPLITS = ("train", "val", "test")
-LARGEST = 1 << 20  # bytes; the published files have a few thousand
 
 
 def read(folder: Path) -> Iterator[Annotated]:
@@ -30,7 +29,7 @@ def read(folder: Path) -> Iterator[Annotated]:
     images = one_of(folder, "JPEGImages")
     total = 0
     for path in every(one_of(folder, "Annotations"), "*.xml"):
-        root = _parse(path)
+        root = read_xml(path)
         targets: dict[str, list[Target]] = {}
         for position, element in enumerate(root.findall("object")):
             if total in splits:
@@ -55,19 +54,6 @@ def _splits(folder: Path) -> dict[int, str]:
                 raise DatasetError(f"{path}:{position} lists object {line}, which is in {splits[int(line)]} already")
             splits[int(line)] = split
     return splits
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    """XML without a document type, so that no entity can grow or reach out."""
-    if path.stat().st_size > LARGEST:
-        raise DatasetError(f"{path} has more than {LARGEST} bytes, which no published annotation has; fetch it again")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "<!DOCTYPE" in text:
-            raise DatasetError(f"{path} declares a document type, which no published annotation does; fetch it again")
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not XML ({error}); fetch it again") from error
 
 
 def _target(element: ElementTree.Element, path: Path, position: int) -> Target:
