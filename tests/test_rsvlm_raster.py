@@ -454,6 +454,7 @@ def test_scale_and_offset_of_the_file_go_before_the_preset(tmp_path):
         ("a.tif", {"PROCESSING_BASELINE": "03.01"}, 0.0),
         ("S2B_MSIL2A_20180101T100000_N0206_R122_T33UUU_20180101T120000.SAFE/a.tif", {}, 0.0),
         ("S2B_MSIL2A_20220201T100000_N0400_R122_T33UUU_20220201T120000.SAFE/GRANULE/a.tif", {}, -0.1),
+        ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57/a.tif", {}, 0.0),  # made again outside ESA's chain
         ("a.tif", {}, 0.0),
     ],
 )
