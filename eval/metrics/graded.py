@@ -71,14 +71,6 @@ def graded_statistics(
     return mean_statistics(_graded_names(cuts), np.hstack([counted, np.ones((done, 1))]), unit="queries")
 
 
-def random_scores(queries: int, gallery: int, *, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks (q, G) of random scores for `graded_statistics`."""
-    chance = np.random.default_rng(seed)
-    step = max(1, GRADED_CELLS // max(1, gallery))
-    for start in range(0, queries, step):
-        yield chance.random((min(step, queries - start), gallery))
-
-
 def _graded_names(cuts: Sequence[int]) -> list[str]:
     names = [f"{name}@{cut}" for name in ("nDCG", "nDCG_binary", "mAP") for cut in cuts]
     return [*names, *(f"R@{cut}" for cut in CUTS), "P@10"]

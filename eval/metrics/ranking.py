@@ -180,14 +180,6 @@ def random_ranks(counts: Sequence[int], gallery: int, *, seed: int) -> list[NDAr
     return [chance.choice(gallery, size=count, replace=False) for count in counts]
 
 
-def random_caption_ranks(owners: NDArray[np.int64], images: int, *, protocol: str, seed: int) -> tuple[Ranks, Ranks]:
-    """What `caption_ranks` returns, had every query ordered its gallery by chance."""
-    captions = _captions_of(owners, images, protocol)
-    counts = [len(each) for each in captions]
-    t2i = np.random.default_rng((seed, 1)).integers(images, size=sum(counts))
-    return np.split(t2i, np.cumsum(counts)[:-1]), random_ranks(counts, sum(counts), seed=seed)
-
-
 def _captions_of(owners: NDArray[np.int64], images: int, protocol: str) -> list[NDArray[np.int64]]:
     """For each image the positions of its captions that the protocol uses, ascending."""
     if protocol not in PROTOCOLS:
