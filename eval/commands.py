@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from eval.calibrate_command import calibrate
 
 if TYPE_CHECKING:
     from eval.tasks.task import Settings
@@ -22,6 +25,7 @@ EncoderName = Annotated[
 LanguageName = Annotated[str | None, typer.Option("--language", help="Folder or name of a language model.")]
 Protocol = Annotated[str, typer.Option(help="Which way of scoring, by name; a wrong name lists them.")]
 Train = Annotated[list[Path] | None, typer.Option(help="Training manifest to look for leaks from; may be repeated.")]
+Bands = Annotated[str, typer.Option(help="Show only these bands, by common name: red,green,blue,nir.")]
 Split = Annotated[str, typer.Option(help="How the split was made, in words, for the report.")]
 Skip = Annotated[int, typer.Option(help="Leave out the first N lines.", min=0)]
 Limit = Annotated[int | None, typer.Option(help="Only N lines, drawn by the seed.", min=1)]
@@ -49,6 +53,15 @@ def register(root: typer.Typer) -> None:
 def retrieval(
     data: Data,
     queries: Annotated[str, typer.Option(help="captions, labels or label-sets.")] = "captions",
+    onto: Annotated[
+        Path | None,
+        typer.Option(
+            help="Second manifest: every image of --data a query for the image of its place there, and back.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    bands: Bands = "",
     archive: Annotated[
         Path | None, typer.Option(help="Archive that holds these images: adds what its index loses.")
     ] = None,
@@ -63,13 +76,22 @@ def retrieval(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Text-to-image and image-to-text retrieval, over a manifest and over an archive."""
+    """Text-to-image and image-to-text retrieval, over a manifest and over an archive; between images with --onto."""
+    from eval.runs import sha256_of
     from eval.tasks.task import Settings
     from rsvlm.errors import QueryError
 
-    if protocol and queries not in ("captions", protocol):
-        raise QueryError(f"--queries {queries} and --protocol {protocol} ask for two ways of scoring; give one of them")
-    settings = Settings(protocol or ("" if queries == "captions" else queries), limit=limit, skip=skip, seed=seed)
+    wanted = [name for name in ("" if queries == "captions" else queries, protocol) if name]
+    wanted += ["image-pairs"] if onto else []
+    if len(set(wanted)) > 1:
+        raise QueryError(
+            f"--queries, --protocol and --onto ask for {' and '.join(wanted)}, two ways of scoring; give one of them"
+        )
+    if archive and (onto or bands):
+        raise QueryError("an archive is searched by text over all bands; leave out --archive, or --onto and --bands")
+    settings = Settings(wanted[0] if wanted else "", bands=_listed(bands), limit=limit, skip=skip, seed=seed)
+    if onto:
+        settings = replace(settings, onto=str(onto.resolve()), onto_sha256=sha256_of(onto))
     _run("retrieval", data, settings, encoder, None, device, train, split, out, as_json, archive)
 
 
@@ -79,6 +101,10 @@ def scenes(
     templates: Annotated[
         Path | None, typer.Option(help="Text file with one template a line, {} for the label.")
     ] = None,
+    names: Annotated[
+        str,
+        typer.Option(help='Ask other names for the labels: a TOML file of label = "name", or aid-paraphrased.'),
+    ] = "",
     encoder: EncoderName = None,
     train: Train = None,
     split: Split = "",
@@ -90,6 +116,7 @@ def scenes(
     as_json: AsJson = False,
 ) -> None:
     """Zero-shot classification of whole images by the names of the classes."""
+    from eval.tasks.scenes import read_names
     from eval.tasks.task import Settings
     from rsvlm.errors import QueryError
 
@@ -97,7 +124,9 @@ def scenes(
         lines = templates.read_text(encoding="utf-8").splitlines() if templates else []
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(f"--templates names {templates}, which is no text file: {error}") from error
-    settings = Settings(templates=tuple(line for line in lines if line.strip()), limit=limit, skip=skip, seed=seed)
+    used = tuple(line for line in lines if line.strip())
+    asked = read_names(names) if names else ()
+    settings = Settings(templates=used, names=asked, limit=limit, skip=skip, seed=seed)
     _run("scenes", data, settings, encoder, None, device, train, split, out, as_json)
 
 
@@ -105,7 +134,7 @@ def scenes(
 def land_cover(
     data: Data,
     background: Annotated[str, typer.Option(help="Class left out of mIoU_without_background.")] = "",
-    bands: Annotated[str, typer.Option(help="Show only these bands, by common name: red,green,blue,nir.")] = "",
+    bands: Bands = "",
     encoder: EncoderName = None,
     train: Train = None,
     split: Split = "",
@@ -119,10 +148,14 @@ def land_cover(
     """A class for every pixel, by the names of the classes; with --train, beside a random forest of the same bands."""
     from eval.tasks.task import Settings
 
-    names = tuple(name.strip() for name in bands.split(",") if name.strip())
+    shown = _listed(bands)
     learned = tuple(str(manifest.resolve()) for manifest in train or ())
-    settings = Settings(background=background, bands=names, train=learned, limit=limit, skip=skip, seed=seed)
+    settings = Settings(background=background, bands=shown, train=learned, limit=limit, skip=skip, seed=seed)
     _run("land-cover", data, settings, encoder, None, device, train, split, out, as_json)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _plain(name: str, words: str) -> Callable[..., None]:
@@ -248,6 +281,8 @@ def _run(
         about["leakage"] = (
             leaks_between(train, data).to_json() if train else "not checked: no --train manifest was given"
         )
+        if train and settings.onto:
+            about["leakage_onto"] = leaks_between(train, Path(settings.onto)).to_json()
         if archive is not None:
             from eval.archive import archive_report
 
@@ -282,3 +317,6 @@ def _print_table(report: dict[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+app.command()(calibrate)

@@ -70,8 +70,7 @@ class LandCover:
         self, rows: Sequence[Mapped], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
     ) -> list[Prediction]:
         """A map of class positions each, as PNG beside the predictions."""
-        bands = self.settings.bands
-        shown = [scene.select(bands) if bands else scene for (scene,) in scenes]
+        shown = [self.settings.shown(scene) for (scene,) in scenes]
         maps = [cover_map(scene, self.names, models.encoder).astype(np.uint8) for scene in shown]
         return [{"map": write_map(layer, folder, row.number)} for row, layer in zip(rows, maps, strict=True)]
 

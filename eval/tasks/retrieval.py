@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eval.manifests import Captioned, Picture
     from eval.models import Models
     from eval.statistics import Statistics
+    from eval.tasks.pairs import Pairs
     from eval.tasks.task import Settings
     from rsvlm.scene import Scene
 
@@ -31,6 +32,10 @@ BY_LABEL = {
     "label-sets": "cosine, every set of labels that occurs, in words, a query for the images that share a label, gain "
     "the Jaccard of the label sets, ties by line",
 }
+BY_PLACE = {
+    "image-pairs": "cosine, every image a query for the image of the same place in the second manifest (onto) and that "
+    "one for it (back), mR the mean of the six, ties by line"
+}
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,16 @@ class Retrieval:
 
     settings: Settings
     name: ClassVar[str] = "retrieval"
-    protocols: ClassVar[dict[str, str]] = {**PROTOCOLS, **BY_LABEL}
+    protocols: ClassVar[dict[str, str]] = {**PROTOCOLS, **BY_LABEL, **BY_PLACE}
     uses: ClassVar[frozenset[str]] = frozenset({"encoder"})
 
     @classmethod
-    def of(cls, rows: Sequence[Captioned], settings: Settings) -> Retrieval:
+    def of(cls, rows: Sequence[Captioned], settings: Settings) -> Retrieval | Pairs:
         """The task over a whole manifest; raises EvaluationError where lines lack what the queries are made of."""
+        from eval.tasks.pairs import Pairs  # which takes its vectors from here
+
+        if settings.onto or settings.protocol in BY_PLACE:
+            return Pairs.of(rows, settings)
         task = cls(settings)
         bare = next((row for row in rows if not task.texts(row)), None)
         if bare is not None:
@@ -72,9 +81,9 @@ class Retrieval:
         self, rows: Sequence[Captioned], scenes: Sequence[tuple[Scene, ...]], models: Models, folder: Path
     ) -> list[Prediction]:
         """The vectors of the image and of its texts, float32, as base64."""
-        images = models.encoder.encode_scenes([scene for (scene,) in scenes])
+        images = models.encoder.encode_scenes([self.settings.shown(scene) for (scene,) in scenes])
         return [
-            {"image": _packed(image), "texts": [_packed(v) for v in models.encoder.encode_texts(self.texts(row))]}
+            {"image": packed(image), "texts": [packed(v) for v in models.encoder.encode_texts(self.texts(row))]}
             for row, image in zip(rows, images, strict=True)
         ]
 
@@ -95,8 +104,8 @@ class Retrieval:
         chance = np.random.default_rng(seed)
         drawn = [chance.standard_normal(each).astype(np.float32) for each in (shape, *(t.shape for t in texts))]
         return {
-            "random": self._statistics(rows, _unit(drawn[0]), [_unit(each) for each in drawn[1:]]),
-            "constant": self._statistics(rows, _unit(np.ones(shape, np.float32)), texts),
+            "random": self._statistics(rows, unit_vectors(drawn[0]), [unit_vectors(each) for each in drawn[1:]]),
+            "constant": self._statistics(rows, unit_vectors(np.ones(shape, np.float32)), texts),
         }
 
     def _text_vectors(self, rows: Sequence[Captioned], predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
@@ -133,7 +142,8 @@ class Retrieval:
         return graded_statistics(scores, wanted, owned, [f"{row.number:09d}" for row in rows])
 
 
-def _packed(vector: NDArray[np.float32]) -> str:
+def packed(vector: NDArray[np.float32]) -> str:
+    """A vector (D,) as base64 of float32."""
     return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
 
 
@@ -148,9 +158,10 @@ def unpacked_vector(packed: Any) -> NDArray[np.float32]:
         raise EvaluationError(f"a vector is base64 of float32 numbers or a list of numbers: {error}") from error
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
         raise EvaluationError("a vector needs one row of finite numbers that are not all 0")
-    unit: NDArray[np.float32] = _unit(vector[None])[0]
+    unit: NDArray[np.float32] = unit_vectors(vector[None])[0]
     return unit
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (N, D) brought to unit length."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from eval.predictions import Prediction, numbers_of
 from eval.statistics import Statistics, Sums, ratio
-from rsvlm.errors import EvaluationError
+from rsvlm.errors import ConfigError, EvaluationError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -35,18 +37,20 @@ class Scenes:
     settings: Settings
     name: ClassVar[str] = "scenes"
     protocols: ClassVar[dict[str, str]] = {
-        "zero-shot": "cosine of the image with the mean of the templates' vectors for each label of the manifest; "
-        "ties by the alphabet"
+        "zero-shot": "cosine of the image with the mean of the templates' vectors for each label of the manifest, or "
+        "for the name given for it; ties by the alphabet"
     }
     uses: ClassVar[frozenset[str]] = frozenset({"encoder"})
 
     @classmethod
     def of(cls, rows: Sequence[Labelled], settings: Settings) -> Scenes:
-        """The task over a whole manifest; raises EvaluationError for templates without {}."""
+        """The task over a whole manifest; raises EvaluationError for templates without {} and names that do not fit."""
         for template in settings.templates:
             if template.count("{}") != 1:
                 raise EvaluationError(f"a template holds {{}} once, where the label goes; got {template!r}")
-        return cls(tuple(sorted({row.label for row in rows})), settings)
+        classes = tuple(sorted({row.label for row in rows}))
+        _check_names(dict(settings.names), classes)
+        return cls(classes, settings)
 
     def pictures(self, row: Labelled) -> tuple[Picture, ...]:
         """The one image."""
@@ -83,7 +87,9 @@ class Scenes:
 
     def _class_vectors(self, models: Models) -> NDArray[np.float32]:
         templates = self.settings.templates or TEMPLATES
-        texts = [template.replace("{}", name) for name in self.classes for template in templates]
+        names = dict(self.settings.names)
+        asked = [names.get(label, label) for label in self.classes]
+        texts = [template.replace("{}", name) for name in asked for template in templates]
         vectors = models.encoder.encode_texts(texts).reshape(len(self.classes), len(templates), -1).mean(axis=1)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
@@ -110,6 +116,44 @@ class Scenes:
             counts[position, :3] = 1, right, row.label in labels[:KEPT]
             counts[position, at : at + 2] = 1, right
         return Statistics("images", counts, _values)
+
+
+def read_names(given: str) -> tuple[tuple[str, str], ...]:
+    """Labels with what is asked instead, by label, from a TOML file of `label = "name"`.
+
+    A value without a suffix names one of the files that come with this package. Raises ConfigError for a file that is
+    missing or no such table.
+    """
+    folder = resources.files("eval").joinpath("names")
+    shipped = sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+    own = bool(Path(given).suffix)
+    if not own and given not in shipped:
+        raise ConfigError(f"there are no names {given!r}; give a file ending in .toml or one of {', '.join(shipped)}")
+    try:
+        text = (Path(given) if own else folder.joinpath(f"{given}.toml")).read_text(encoding="utf-8")
+        names = tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{given} cannot be read as TOML of names: {error}") from error
+    wrong = [label for label, name in names.items() if not isinstance(name, str) or not name.strip()]
+    if wrong or not names:
+        raise ConfigError(f'{given} needs lines as label = "name"; wrong: {", ".join(wrong) or "it is empty"}')
+    return tuple(sorted(names.items()))
+
+
+def _check_names(names: dict[str, str], classes: Sequence[str]) -> None:
+    """Names for all the classes and no others, or none at all."""
+    if not names:
+        return
+    missing = [label for label in classes if label not in names]
+    unknown = [label for label in names if label not in classes]
+    if missing or unknown:
+        raise EvaluationError(
+            "names are given for the labels of the manifest, each once; "
+            f"missing: {', '.join(missing) or 'none'}, unknown labels: {', '.join(unknown) or 'none'}"
+        )
+    repeated = [name for name, count in Counter(names.values()).items() if count > 1]
+    if repeated:
+        raise EvaluationError(f"every label needs a name of its own; {repeated[0]!r} is given more than once")
 
 
 def _values(sums: Sums) -> dict[str, NDArray[np.float64]]:

@@ -25,6 +25,9 @@ class Settings:
     protocol: str = ""
     background: str = ""
     templates: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()  # labels, each with what is asked instead
+    onto: str = ""  # second manifest, whose images are searched for those of the first
+    onto_sha256: str = ""  # so that an interrupted run does not go on with another one
     bands: tuple[str, ...] = ()  # names of the bands a model gets to see; all where empty
     train: tuple[str, ...] = ()  # manifests that baselines may learn from
     limit: int | None = None
@@ -36,6 +39,10 @@ class Settings:
             value = getattr(self, name)
             if (name, value) != ("limit", None) and (type(value) is not int or value < lowest):
                 raise EvaluationError(f"{name} is a whole number from {lowest}; got {value!r}")
+
+    def shown(self, scene: Scene) -> Scene:
+        """What a model gets to see of a scene; raises BandError where it lacks one of `bands`."""
+        return scene.select(self.bands) if self.bands else scene
 
 
 class Task(Protocol):
