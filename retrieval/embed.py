@@ -1,12 +1,13 @@
-"""The batched embedding core: readers bring raw chips, the device scales, masks and encodes, order is kept."""
+"""The batched embedding core: readers bring raw chips, the device scales, masks and encodes, order is kept.
+
+A chip's vector depends on the chip alone: whatever the batch, the threads and the order of the files, the vectors of
+one encoder differ by rounding only, by less than 1e-5 in any component in float32 and 1e-2 in bfloat16.
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,26 +15,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rsvlm.errors import RsvlmError, SceneError
-from rsvlm.raster import open_raster, tiles
-from rsvlm.scene import Grid, Scene
-from rsvlm.spectral import clouds
+from retrieval.reading import NO_BLOCKS, Chip, Ended, Job, Kind, Opened, Readers, Source
+from rsvlm.errors import SceneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import datetime
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from rsvlm.raster import Raster
+    from retrieval.cutting import Blocks
+    from retrieval.reading import Message
     from rsvlm.scene import Window
-    from rsvlm.sensors import Band, Sensor
+    from rsvlm.sensors import Band
+
+__all__ = ["EmbeddedChips", "Job", "PixelEncoder", "Source", "embed_rasters", "encode_raw", "physical"]
 
 MIN_VALID = 0.1  # a chip with less valid ground than this says more about its mask than about the place
-CLOUD_PIXELS = 64  # of a chip's side that are looked at for clouds; the others are skipped
-POLL_SECONDS = 0.1
 
 
 class PixelEncoder(Protocol):
@@ -54,26 +52,6 @@ class PixelEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One raster to embed, and the sensor it is said to come from."""
-
-    path: Path
-    sensor: str | Path | Sensor | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a raster says about itself."""
-
-    sensor: str
-    bands: tuple[Band, ...]
-    grid: Grid
-    acquired: datetime | None
-    content_hash: str
-    cloud_cover: float | None  # fraction, as the producer states it
-
-
 @dataclass(frozen=True)
 class EmbeddedChips:
     """The chips of one job, in row-major order; `failure` says why there are none, `skipped` counts invalid ones."""
@@ -86,43 +64,7 @@ class EmbeddedChips:
     cloud: tuple[float | None, ...]  # (N,), fraction of valid pixels measured as cloud; None where none was
     skipped: int = 0
     failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """Chips that can share a batch."""
-
-    bands: tuple[Band, ...]
-    linear: bool
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _RawChip:
-    number: int
-    place: int
-    window: Window
-    raw: NDArray[Any]  # (C, h, w), as stored
-    valid: NDArray[np.bool_]  # (h, w)
-    kind: _Kind
-    cloud: float | None  # fraction
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    number: int
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    number: int
-    chips: int
-    failure: str | None = None
-
-
-_Message = _RawChip | _Opened | _Ended
+    blocks: Blocks = NO_BLOCKS  # reads of the file's blocks, and how many of them the chips lie on
 
 
 def physical(raw: Tensor, valid: Tensor, bands: tuple[Band, ...], *, linear: bool) -> tuple[Tensor, Tensor]:
@@ -132,115 +74,51 @@ def physical(raw: Tensor, valid: Tensor, bands: tuple[Band, ...], *, linear: boo
     """
     factors = torch.tensor([(band.scale, band.offset) for band in bands], dtype=torch.float32).to(raw.device)
     scale, offset = factors.T[:, :, None, None]
-    pixels = raw.to(torch.float32) * scale + offset
+    pixels = raw.to(torch.float32) * scale + offset  # float32 before anything else: bfloat16 keeps 3 digits of 5
     if linear:
         valid = valid & (pixels > 0).all(dim=1)
         pixels = 10 * torch.log10(pixels)
-    valid = valid & torch.isfinite(pixels).all(dim=1)
+    if linear or raw.is_floating_point():
+        valid = valid & torch.isfinite(pixels).all(dim=1)
     return torch.where(valid[:, None], pixels, torch.zeros_like(pixels)), valid
 
 
-@torch.inference_mode()
 def encode_raw(
     encoder: PixelEncoder, raw: NDArray[Any], valid: NDArray[np.bool_], bands: tuple[Band, ...], *, linear: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Vectors (N, D) and valid fractions (N,) of stored pixels (N, C, H, W); too invalid chips get zero vectors."""
-    layers, mask = (_to_device(array, encoder.device) for array in (raw, valid))
-    pixels, mask = physical(layers, mask, bands, linear=linear)
-    fractions = mask.float().mean(dim=(1, 2))
+    vectors = np.zeros((len(raw), encoder.dim), np.float32)
+    fractions = valid.mean(axis=(1, 2), dtype=np.float64)
     usable = fractions >= MIN_VALID
-    vectors = torch.zeros(len(raw), encoder.dim, device=encoder.device)
-    if bool(usable.any()):
-        vectors[usable] = encoder.embed(pixels[usable], mask[usable], bands)
-    return vectors.cpu().numpy(), fractions.double().cpu().numpy()
+    if usable.any():
+        found, shares = _launch(encoder, raw[usable], valid[usable], bands, linear=linear)
+        fractions[usable] = shares.cpu().numpy()
+        vectors[usable] = np.where(fractions[usable, None] >= MIN_VALID, found.cpu().numpy(), 0)
+    return vectors, fractions
 
 
-def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+@torch.inference_mode()
+def _launch(
+    encoder: PixelEncoder,
+    raw: Sequence[NDArray[Any]] | NDArray[Any],
+    valid: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
+    bands: tuple[Band, ...],
+    *,
+    linear: bool,
+) -> tuple[Tensor, Tensor]:
+    """Vectors (N, D) and valid fractions (N,), on the device; nothing here waits for a GPU to be done."""
+    layers, mask = _stacked(raw, encoder.device), _stacked(valid, encoder.device)
+    pixels, mask = physical(layers, mask, bands, linear=linear)
+    return encoder.embed(pixels, mask, bands), mask.float().mean(dim=(1, 2))
 
 
-class _Feed:
-    """Hands jobs to the readers in order, and holds them back from running far ahead of the oldest unfinished job."""
-
-    def __init__(self, jobs: Sequence[Job], ahead: int) -> None:
-        self._jobs, self._ahead = jobs, ahead
-        self._changed = threading.Condition()
-        self._next = self._finished = self.waiting = 0
-        self.stopped = False
-
-    def take(self) -> int | None:
-        """Number of the next job, None when there is none; blocks while too far ahead."""
-        with self._changed:
-            self.waiting += 1
-            self._changed.wait_for(lambda: self.stopped or self._next < min(len(self._jobs), self._limit) or self._dry)
-            self.waiting -= 1
-            if self.stopped or self._dry:
-                return None
-            self._next += 1
-            return self._next - 1
-
-    @property
-    def _limit(self) -> int:
-        return self._finished + self._ahead
-
-    @property
-    def _dry(self) -> bool:
-        return self._next >= len(self._jobs)
-
-    def finish(self, count: int) -> None:
-        """The first `count` jobs are done."""
-        with self._changed:
-            self._finished = count
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Let every reader go home."""
-        with self._changed:
-            self.stopped = True
-            self._changed.notify_all()
-
-
-def _messages(number: int, job: Job, chip: int, stride: int) -> Iterator[_Message]:
-    """Everything one raster has to say; a file that cannot be read ends with its reason."""
-    count = 0
-    try:
-        with open_raster(job.path, sensor=job.sensor) as raster:
-            yield _Opened(number, _source(raster))
-            for count, window in enumerate(tiles(raster.grid, chip, stride), start=1):
-                raw, valid = raster.read_raw(window)
-                kind = _Kind(raster.bands, raster.linear_backscatter, str(raw.dtype), raw.shape)
-                cloud = cloud_fraction(raster, raw, valid) if raster.cloud_cover is None else None
-                yield _RawChip(number, count - 1, window, raw, valid, kind, cloud)
-    except (RsvlmError, OSError) as error:
-        yield _Ended(number, count, str(error) or type(error).__name__)
-    else:
-        yield _Ended(number, count)
-
-
-def cloud_fraction(raster: Raster, raw: NDArray[Any], valid: NDArray[np.bool_]) -> float | None:
-    """Share of the valid pixels of a raw chip (C, H, W) that are likely cloud; None where its bands do not tell."""
-    if raster.sensor.units != "reflectance":
-        return None
-    step = max(1, min(valid.shape) // CLOUD_PIXELS)
-    seen = valid[::step, ::step]
-    scale, offset = np.array([(band.scale, band.offset) for band in raster.bands], np.float32).T[:, :, None, None]
-    pixels = np.where(seen, raw[:, ::step, ::step].astype(np.float32) * scale + offset, np.float32(0))
-    found = clouds(Scene(pixels, seen, raster.bands, raster.sensor, Grid(*seen.shape)))
-    return None if found is None or not seen.any() else float(found.sum() / seen.sum())
-
-
-def _source(raster: Raster) -> Source:
-    return Source(
-        sensor=raster.sensor.name,
-        bands=raster.bands,
-        grid=raster.grid,
-        acquired=raster.acquired,
-        content_hash=raster.content_hash,
-        cloud_cover=None if raster.cloud_cover is None else raster.cloud_cover / 100,
-    )
+def _stacked(arrays: Sequence[NDArray[Any]] | NDArray[Any], device: torch.device) -> Tensor:
+    """Arrays of one shape as a tensor on the device, as stored; by way of pinned memory to a GPU."""
+    first, pinned = arrays[0], device.type == "cuda"
+    dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+    host = torch.empty((len(arrays), *first.shape), dtype=dtype, pin_memory=pinned)
+    np.stack(list(arrays), out=host.numpy())
+    return host.to(device, non_blocking=pinned)
 
 
 @dataclass
@@ -249,7 +127,7 @@ class _Progress:
 
     source: Source | None = None
     chips: dict[int, tuple[Window, NDArray[np.float32], float, float | None]] = field(default_factory=dict)
-    ended: _Ended | None = None
+    ended: Ended | None = None
 
     @property
     def complete(self) -> bool:
@@ -271,23 +149,30 @@ class _Progress:
             cloud=tuple(cloud for *_, cloud in used),
             skipped=len(rows) - len(used),
             failure=failure,
+            blocks=self.ended.blocks if self.ended else NO_BLOCKS,
         )
 
 
 class _Assembly:
-    """Gathers raw chips into batches of one kind, encodes them and files the vectors under their jobs."""
+    """Gathers raw chips into batches of one kind, encodes them and files the vectors under their jobs.
 
-    def __init__(self, encoder: PixelEncoder, batch: int) -> None:
-        self._encoder, self._batch = encoder, batch
-        self._groups: dict[_Kind, list[_RawChip]] = {}
+    Batches go to the encoders in turn, one for each device. While a device works on one, the next is brought to it.
+    """
+
+    def __init__(self, encoders: Sequence[PixelEncoder], batch: int) -> None:
+        self._encoders, self._batch, self._turn = encoders, batch, 0
+        self._groups: dict[Kind, list[Chip]] = {}
         self._pending = 0
+        self._launched: deque[tuple[list[Chip], Tensor, Tensor]] = deque()
         self._jobs: defaultdict[int, _Progress] = defaultdict(_Progress)
 
-    def accept(self, message: _Message) -> None:
-        if isinstance(message, _Opened):
+    def accept(self, message: Message) -> None:
+        if isinstance(message, Opened):
             self._jobs[message.number].source = message.source
-        elif isinstance(message, _Ended):
+        elif isinstance(message, Ended):
             self._jobs[message.number].ended = message
+        elif message.cut.share < MIN_VALID:
+            self._file(message, np.zeros(0, np.float32), message.cut.share)
         else:
             group = self._groups.setdefault(message.kind, [])
             group.append(message)
@@ -300,77 +185,38 @@ class _Assembly:
     def flush(self) -> None:
         for kind in list(self._groups):
             self._encode(kind)
+        while self._launched:
+            self._collect()
 
-    def _encode(self, kind: _Kind) -> None:
+    def _encode(self, kind: Kind) -> None:
         chips = self._groups.pop(kind)
         self._pending -= len(chips)
-        raw, valid = np.stack([chip.raw for chip in chips]), np.stack([chip.valid for chip in chips])
-        vectors, fractions = encode_raw(self._encoder, raw, valid, kind.bands, linear=kind.linear)
-        for chip, vector, fraction in zip(chips, vectors, fractions, strict=True):
-            if chip.number in self._jobs:  # a raster that failed further on is gone already
-                self._jobs[chip.number].chips[chip.place] = (chip.window, vector, float(fraction), chip.cloud)
+        encoder = self._encoders[self._turn % len(self._encoders)]
+        self._turn += 1
+        raw, valid = [chip.cut.raw for chip in chips], [chip.cut.valid for chip in chips]
+        self._launched.append((chips, *_launch(encoder, raw, valid, kind.bands, linear=kind.linear)))
+        while len(self._launched) > len(self._encoders):
+            self._collect()
+
+    def _collect(self) -> None:
+        chips, vectors, fractions = self._launched.popleft()
+        for chip, vector, fraction in zip(chips, vectors.cpu().numpy(), fractions.tolist(), strict=True):
+            self._file(chip, vector, fraction)
+
+    def _file(self, chip: Chip, vector: NDArray[np.float32], fraction: float) -> None:
+        if chip.number in self._jobs:  # a raster that failed further on is gone already
+            self._jobs[chip.number].chips[chip.cut.place] = (chip.cut.window, vector, fraction, chip.cut.cloud)
 
     def pop(self, number: int, job: Job) -> EmbeddedChips | None:
         """The finished result of a job, None while it is not finished."""
         if not self._jobs[number].complete:
             return None
-        return self._jobs.pop(number).result(job, self._encoder.dim)
-
-
-class _Readers:
-    """Threads that open rasters of their own and put raw chips into one bounded queue."""
-
-    def __init__(self, jobs: Sequence[Job], *, threads: int, chip: int, stride: int, depth: int, ahead: int) -> None:
-        self.feed = _Feed(jobs, ahead)
-        self._jobs, self._tiling = jobs, (chip, stride)
-        self._channel: queue.Queue[_Message | None] = queue.Queue(maxsize=depth)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
-        self._futures: list[Future[None]] = [self._pool.submit(self._read) for _ in range(threads)]
-
-    def _read(self) -> None:
-        while (number := self.feed.take()) is not None:
-            with closing(_messages(number, self._jobs[number], *self._tiling)) as messages:  # type: ignore[type-var]
-                for message in messages:
-                    if not self._put(message):
-                        return
-        self._put(None)
-
-    def _put(self, message: _Message | None) -> bool:
-        while not self.feed.stopped:
-            try:
-                self._channel.put(message, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def messages(self) -> Iterator[_Message | None]:
-        """Messages as they come; None where the readers wait or are done, so that open batches must be encoded."""
-        running = len(self._futures)
-        while running:
-            try:
-                message = self._channel.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                for future in self._futures:
-                    if future.done():
-                        future.result()  # raises here what went wrong there
-                if self.feed.waiting == running:
-                    yield None
-                continue
-            if message is None:
-                running -= 1
-            else:
-                yield message
-        yield None
-
-    def close(self) -> None:
-        self.feed.stop()
-        self._pool.shutdown(wait=True)
+        return self._jobs.pop(number).result(job, self._encoders[0].dim)
 
 
 def embed_rasters(
     jobs: Sequence[Job],
-    encoder: PixelEncoder,
+    encoder: PixelEncoder | Sequence[PixelEncoder],
     *,
     chip: int = 256,
     stride: int = 256,
@@ -381,23 +227,26 @@ def embed_rasters(
     """Embed every chip of every raster: one result a job, in the order of the jobs, memory flat in their number.
 
     A raster that cannot be read becomes a result with its `failure`; a fault of the software itself is raised.
-    Closing the iterator early stops the readers. Chips of one sensor and size share batches across files.
+    Closing the iterator early stops the readers. Chips of one sensor and size share batches across files, and
+    batches go in turn to the encoders where there are several, equal ones on a device each.
     """
     if min(chip, stride, batch, readers) < 1:
         raise SceneError(f"chip, stride, batch and readers start at 1; got {chip}, {stride}, {batch}, {readers}")
-    source = _Readers(jobs, threads=readers, chip=chip, stride=stride, depth=batch, ahead=4 * batch)
-    assembly, done = _Assembly(encoder, batch), 0
-    try:
-        with tqdm(total=len(jobs), unit="file", desc="embed", disable=not progress) as bar:
-            for message in source.messages():
-                if message is None:
-                    assembly.flush()
-                else:
-                    assembly.accept(message)
-                while done < len(jobs) and (result := assembly.pop(done, jobs[done])) is not None:
-                    done += 1
-                    source.feed.finish(done)
-                    bar.update()
-                    yield result
-    finally:
-        source.close()
+    encoders = list(encoder) if isinstance(encoder, Sequence) else [encoder]
+    if len({one.dim for one in encoders}) != 1:
+        raise SceneError("several encoders must be equal but for their device; these make vectors of other lengths")
+    assembly, done = _Assembly(encoders, batch), 0
+    with (
+        Readers(jobs, chip=chip, stride=stride, threads=readers, ahead=4 * batch) as source,
+        tqdm(total=len(jobs), unit="file", desc="embed", disable=not progress) as bar,
+    ):
+        for message in source.messages():
+            if message is None:
+                assembly.flush()
+            else:
+                assembly.accept(message)
+            while done < len(jobs) and (result := assembly.pop(done, jobs[done])) is not None:
+                done += 1
+                source.finish(done)
+                bar.update()
+                yield result

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from retrieval.store import Stored
+
+SETTLED_NS = 2 * 10**9  # a file that changed later than this may change again within one tick of its clock
+KEPT_HASHES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,31 @@ def hash_files(files: Sequence[Path], *, threads: int, progress: bool) -> tuple[
     return hashes, failed
 
 
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file does: size, times of change in ns, and its number; raises OSError."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+def content_hash(path: Path) -> str:
+    """Sha256 of a file's bytes, read once while its size and times stay as they are; raises OSError."""
+    stamp = stamp_of(path)
+    settled = time.time_ns() - max(stamp[1:3]) > SETTLED_NS
+    return _sha256_of(path, stamp, 0 if settled else time.perf_counter_ns())
+
+
+@lru_cache(maxsize=KEPT_HASHES)
+def _sha256_of(path: Path, stamp: tuple[int, ...], once: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digest(path: Path) -> tuple[str, str]:
     try:
         str(path).encode("utf-8")
         if not path.is_file():  # a pipe or a device would be read for ever
             return "", "it is no regular file"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), ""
+        return content_hash(path), ""
     except OSError as error:
         return "", f"it cannot be read: {error.strerror}"
     except UnicodeEncodeError:

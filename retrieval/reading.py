@@ -1,0 +1,366 @@
+"""Readers: threads with handles of their own turn rasters into raw chips, each block read once, memory bounded."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import rasterio
+
+from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
+from retrieval.intake import content_hash, stamp_of
+from retrieval.quality import CloudTest, classes_layer, cloud_map, cloud_test
+from rsvlm.errors import RsvlmError
+from rsvlm.raster import open_raster, tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from types import TracebackType
+
+    from rsvlm.raster import Raster
+    from rsvlm.scene import Grid, Window
+    from rsvlm.sensors import Band, Sensor
+
+WAITING_BYTES = 128 * 2**20  # of chips between the readers and the encoder
+CACHE_BYTES = 256 * 2**20  # of GDAL's block cache; rasterio takes bytes, where the environment variable means MB
+POLL_SECONDS = 0.1
+NO_BLOCKS = Blocks()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One raster to embed, and the sensor it is said to come from."""
+
+    path: Path
+    sensor: str | Path | Sensor | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a raster says about itself."""
+
+    sensor: str
+    bands: tuple[Band, ...]
+    grid: Grid
+    acquired: datetime | None
+    content_hash: str
+    cloud_cover: float | None  # fraction, as the producer states it; None where its classes tell it chip by chip
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Chips that can share a batch."""
+
+    bands: tuple[Band, ...]
+    linear: bool
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A chip cut from the raster of a job, by its number."""
+
+    number: int
+    cut: Cut
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The raster of a job could be opened."""
+
+    number: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All chips of a job were read, or it failed."""
+
+    number: int
+    chips: int = 0
+    failure: str | None = None
+    blocks: Blocks = NO_BLOCKS
+
+
+Message = Chip | Opened | Ended
+
+
+def layout_of(raster: Raster) -> Layout:
+    """How a raster is stored."""
+    return Layout(raster.grid.shape, raster.block_shape, len(raster.bands) * raster.dtype.itemsize)
+
+
+def read_part(raster: Raster, window: Window, clouds: CloudTest | None = None) -> Part:
+    """Some blocks of a raster as stored, and their clouds where a test is given; raises as `Raster.read_raw`."""
+    raw, valid = raster.read_raw(window)
+    found = None if clouds is None else cloud_map(raster, clouds, window, raw, valid)
+    return Part(window, raw, valid, found)
+
+
+def read_chips(raster: Raster, sheet: Sheet, clouds: CloudTest | None = None) -> Iterator[Cut]:
+    """The chips of a sheet, each as soon as it is complete; threads may share a sheet, with a raster each."""
+    while (taken := sheet.take()) is not None:
+        cell, window = taken
+        yield from sheet.put(cell, read_part(raster, window, clouds))
+
+
+def cache_options() -> dict[str, Any]:
+    """GDAL's block cache as the readers want it, unless the environment sets it."""
+    return {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_BYTES}
+
+
+@dataclass(eq=False)
+class _Reading:
+    """A raster that is being read, by one thread or by several."""
+
+    number: int
+    job: Job
+    stamp: tuple[int, ...]
+    sheet: Sheet
+    kind: Kind
+    clouds: CloudTest | None
+    shared: bool
+    ended: threading.Lock = field(default_factory=threading.Lock)  # taken once, by who ends it
+
+
+class _Desk:
+    """Hands rasters to the readers in order, several readers to one, and none far ahead of the oldest unfinished."""
+
+    def __init__(self, jobs: int, ahead: int) -> None:
+        self._jobs, self._ahead = jobs, ahead
+        self._changed = threading.Condition()
+        self._open: list[_Reading] = []
+        self._next = self._finished = self._opening = self.waiting = 0
+        self._stopped = False
+
+    def take(self) -> int | _Reading | None:
+        """A raster to help with, else the number of the next job; None when there is nothing more to do."""
+        with self._changed:
+            self.waiting += 1
+            self._changed.wait_for(lambda: self._stopped or self._joinable or self._may_start or self._dry)
+            self.waiting -= 1
+            if self._stopped:
+                return None
+            if self._joinable:
+                return self._joinable[0]
+            if not self._may_start:
+                return None
+            self._next += 1
+            self._opening += 1
+            return self._next - 1
+
+    @property
+    def _joinable(self) -> list[_Reading]:
+        return [reading for reading in self._open if reading.shared and reading.sheet.cells_left]
+
+    @property
+    def _may_start(self) -> bool:
+        return self._next < min(self._jobs, self._finished + self._ahead)
+
+    @property
+    def _dry(self) -> bool:
+        return self._next >= self._jobs and not self._opening
+
+    def opened(self, reading: _Reading | None) -> None:
+        """A raster that was handed out is open, and others may help, or it could not be opened."""
+        with self._changed:
+            self._opening -= 1
+            if reading is not None:
+                self._open.append(reading)
+            self._changed.notify_all()
+
+    def closed(self, reading: _Reading) -> None:
+        """A raster has nothing left to take."""
+        with self._changed:
+            if reading in self._open:
+                self._open.remove(reading)
+
+    def finish(self, count: int) -> None:
+        """The first `count` jobs are done."""
+        with self._changed:
+            self._finished = count
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let every reader go home."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class _Channel:
+    """Messages on their way to one listener; holds the senders back while more bytes wait than allowed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        self._items: deque[Message | None] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, message: Message | None, size: int = 0) -> bool:
+        """Send; waits for room. False where the listener has gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._held or self._held + size <= self._limit)
+            if self._closed:
+                return False
+            self._items.append(message)
+            self._held += size
+            self._changed.notify_all()
+            return True
+
+    def drain(self, timeout: float) -> list[Message | None]:
+        """All that waits; nothing where nothing came in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout)
+            items, self._held = list(self._items), 0
+            self._items.clear()
+            self._changed.notify_all()
+            return items
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Readers:
+    """Threads that read the rasters of many jobs; a context manager whose end stops them.
+
+    `waiting` bounds the bytes of chips that wait (the listener holds as much again); `ahead` the jobs begun but not
+    finished.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        chip: int,
+        stride: int,
+        threads: int = 2,
+        ahead: int = 256,
+        waiting: int = WAITING_BYTES,
+    ) -> None:
+        self._jobs, self._tiling, self._threads = jobs, (chip, stride), threads
+        self._desk, self._channel = _Desk(len(jobs), ahead), _Channel(waiting)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+        self._futures: list[Future[None]] = [self._pool.submit(self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._desk.stop()
+        self._channel.close()
+        self._pool.shutdown(wait=True)
+
+    def finish(self, count: int) -> None:
+        """The first `count` jobs are done with: as many more may be begun."""
+        self._desk.finish(count)
+
+    def messages(self) -> Iterator[Message | None]:
+        """Messages as they come; None where the readers wait or are done, so that open batches must be encoded."""
+        running = len(self._futures)
+        while running:
+            items = self._channel.drain(POLL_SECONDS)
+            if not items:
+                self._raise_faults()
+                if self._desk.waiting == running:
+                    yield None
+            for item in items:
+                if item is None:
+                    running -= 1
+                else:
+                    yield item
+        yield None
+
+    def _raise_faults(self) -> None:
+        for future in self._futures:
+            if future.done():
+                future.result()  # raises here what went wrong there
+
+    def _run(self) -> None:
+        with rasterio.Env(**cache_options()):
+            while (task := self._desk.take()) is not None:
+                if isinstance(task, int):
+                    self._begin(task, self._jobs[task])
+                else:
+                    self._join(task)
+        self._channel.put(None)
+
+    def _begin(self, number: int, job: Job) -> None:
+        reading = None
+        try:
+            stamp = stamp_of(job.path)
+            with open_raster(job.path, sensor=job.sensor) as raster:
+                source, found = _source(raster, job), self._reading(number, job, stamp, raster)
+                if self._channel.put(Opened(number, source)):
+                    reading = found
+                    self._desk.opened(reading)
+                    self._work(reading, raster)
+        except (RsvlmError, OSError) as error:
+            if reading is None:
+                self._channel.put(Ended(number, failure=_in_words(error, job)))
+            else:
+                self._end(reading, _in_words(error, reading.job))
+        finally:
+            if reading is None:
+                self._desk.opened(None)
+
+    def _join(self, reading: _Reading) -> None:
+        try:
+            with open_raster(reading.job.path, sensor=reading.job.sensor) as raster:
+                self._work(reading, raster)
+        except (RsvlmError, OSError) as error:
+            self._end(reading, _in_words(error, reading.job))
+
+    def _reading(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster) -> _Reading:
+        windows, layout = list(tiles(raster.grid, *self._tiling)), layout_of(raster)
+        size = windows[0].height, windows[0].width
+        # Striped files and pictures are decoded from their start on, and floats are sampled on opening: one reader.
+        shared = self._threads > 1 and layout.blocks[1] > 1 and raster.dtype.kind in "iu"
+        kind = Kind(raster.bands, raster.linear_backscatter, str(raster.dtype), (len(raster.bands), *size))
+        return _Reading(number, job, stamp, Sheet(windows, layout), kind, cloud_test(raster, size), shared)
+
+    def _work(self, reading: _Reading, raster: Raster) -> None:
+        for cut in read_chips(raster, reading.sheet, reading.clouds):
+            if not self._channel.put(Chip(reading.number, cut, reading.kind), cut.raw.nbytes + cut.valid.nbytes):
+                return
+            if reading.sheet.finished(1):
+                changed = stamp_of(reading.job.path) != reading.stamp
+                self._end(reading, "it changed while it was read; add it again" if changed else None)
+        self._desk.closed(reading)
+
+    def _end(self, reading: _Reading, failure: str | None) -> None:
+        reading.sheet.stop()
+        self._desk.closed(reading)
+        if reading.ended.acquire(blocking=False):
+            self._channel.put(Ended(reading.number, len(reading.sheet), failure, reading.sheet.blocks))
+
+
+def _in_words(error: RsvlmError | OSError, job: Job) -> str:
+    if isinstance(error, OSError):
+        return f"{job.path.name} cannot be read: {error.strerror or type(error).__name__}; check the path and the disk"
+    return str(error) or type(error).__name__
+
+
+def _source(raster: Raster, job: Job) -> Source:
+    stated = None if raster.cloud_cover is None or classes_layer(raster) is not None else raster.cloud_cover / 100
+    return Source(
+        sensor=raster.sensor.name,
+        bands=raster.bands,
+        grid=raster.grid,
+        acquired=raster.acquired,
+        content_hash=content_hash(job.path),
+        cloud_cover=stated,
+    )
