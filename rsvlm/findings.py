@@ -14,6 +14,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 
 from rsvlm import spectral
+from rsvlm.encoder.calibration import calibration_of
 from rsvlm.scene import Mask, Region
 
 if TYPE_CHECKING:
@@ -22,18 +23,22 @@ if TYPE_CHECKING:
     import shapely
     from numpy.typing import NDArray
 
+    from rsvlm.encoder.calibration import Threshold
     from rsvlm.interfaces import Encoder
     from rsvlm.scene import Scene
 
 _WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read_text("utf-8"))
 GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
 PLACES: tuple[str, ...] = tuple(_WORDS["places"])
+WORLDCOVER = ("tree", "shrubland", "grassland", "cropland", "built", "bare", "vegetation", "snow", "ice", "water",
+  "wetland", "mangrove", "moss", "lichen")  # fmt: skip
 GROUPS: dict[str, int] = {word: number for number, group in enumerate(_WORDS["groups"]) for word in group}
 FINE_PIXEL_M = 6.0  # below this, places are recognised; above, only ground covers
 SAME_MEANING = 0.55  # a competitor whose text vector is this close to the phrase is no competitor
 TEMPERATURE = 0.02  # cosine difference that multiplies the odds by e
 LEARNED_CONFIDENCE = 0.6  # ceiling for what a dense map alone can claim
 MISSED_CONFIDENCE = 0.3  # ceiling for "not there" from a dense map
+WHOLE = 512  # pixels a side; larger pictures are no single scene, so words for scenes are looked for in their parts
 UNKNOWN_CONFIDENCE = 0.15  # ceiling for what a coarse image's vocabulary does not name: too little to state
 MAX_REGIONS = 2000
 MIN_PIXELS = 4
@@ -70,13 +75,61 @@ def find(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
 
 
 def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
-    rivals = _rivals(phrase, scene, encoder)
-    maps = encoder.similarity_map(scene, [phrase, *rivals])
-    margin = enlarge(maps[0] - maps[1:].max(axis=0), scene.shape)
-    score = (1 / (1 + np.exp(-margin / TEMPERATURE))).astype(np.float32)
+    lead = leads([phrase], scene, encoder)[0]
+    score = (1 / (1 + np.exp(-lead / TEMPERATURE))).astype(np.float32)
+    denial = _denial(phrase, lead, scene, encoder)
+    if denial is not None:
+        how = f"{denial.statistic} is at most {denial.value:.3f}, as where it is not there"
+        confidence = LEARNED_CONFIDENCE * max(0.0, 2 * denial.trust - 1)
+        return _finding(phrase, np.zeros(scene.shape, bool), scene, how, confidence, score)
     pixels = (score > 0.5) & scene.valid
-    how = f"encoder map: nearer to {phrase!r} than to {len(rivals)} other descriptions"
+    how = f"encoder map: nearer to {phrase!r} than to {len(_rivals(phrase, scene, encoder))} other descriptions"
     return _finding(phrase, pixels, scene, how, _learned_confidence(phrase, score, pixels, scene), score)
+
+
+def leads(phrases: Sequence[str], scene: Scene, encoder: Encoder) -> NDArray[np.float32]:
+    """By how much cosine each of P phrases is nearer than its nearest rival: (P, H, W)."""
+    rivals = [_rivals(phrase, scene, encoder) for phrase in phrases]
+    texts = list(dict.fromkeys([*phrases, *(word for words in rivals for word in words)]))
+    layer = dict(zip(texts, encoder.similarity_map(scene, texts), strict=True))
+    pairs = zip(phrases, rivals, strict=True)
+    return np.stack(
+        [enlarge(layer[own] - np.max([layer[word] for word in words], axis=0), scene.shape) for own, words in pairs]
+    )
+
+
+def peak(lead: NDArray[np.float32], valid: NDArray[np.bool_]) -> float:
+    """The lead that 0.2 % of the valid pixels reach, whatever their number; a phrase is found where it is above 0."""
+    return float(np.quantile(lead[valid], 1 - MIN_SHARE))
+
+
+def kind_of(phrase: str, scene: Scene) -> str:
+    """Which threshold speaks for a phrase in a scene: "scene", "object", "ground" or, for none, "".
+
+    On coarse pictures those of ground covers and WorldCover's classes, and none for what coarse pixels cannot show.
+    On fine ones those of scenes for the words of `PLACES`, where the picture is no larger than one scene, and those
+    of objects for all else. No threshold is asked about pictures of a kind it was not fitted on.
+    """
+    if vocabulary(scene) is GROUND:
+        meant = _meanings(phrase)
+        return "ground" if any(meant & _meanings(word) for word in (*GROUND, *WORLDCOVER)) else ""
+    return "scene" if max(scene.shape) <= WHOLE and frozenset(_stems(phrase)) in SITES else "object"
+
+
+def _denial(phrase: str, lead: NDArray[np.float32], scene: Scene, encoder: Encoder) -> Threshold | None:
+    """The threshold by which a phrase is not there; None where it may be, or nothing was calibrated."""
+    kind = kind_of(phrase, scene)
+    threshold = calibration_of(encoder).of(kind)
+    if threshold is None:
+        return None
+    whole = kind == "scene"
+    statistic = likeness(phrase, scene, encoder) if whole else peak(lead, scene.valid)
+    return threshold if threshold.denies(statistic) else None
+
+
+def likeness(phrase: str, scene: Scene, encoder: Encoder) -> float:
+    """Cosine of the whole picture and a phrase."""
+    return float(encoder.encode_texts([phrase])[0] @ encoder.encode_scenes([scene])[0])
 
 
 def _learned_confidence(phrase: str, score: NDArray[np.float32], pixels: NDArray[np.bool_], scene: Scene) -> float:
@@ -97,12 +150,23 @@ def _rivals(phrase: str, scene: Scene, encoder: Encoder) -> list[str]:
     return [word for word, cosine in zip(words, close, strict=True) if cosine < SAME_MEANING]
 
 
+def share_meaning(one: str, other: str) -> bool:
+    """Whether two texts have a word, or two near synonyms, in common."""
+    return not _meanings(one).isdisjoint(_meanings(other))
+
+
 def _meanings(text: str) -> set[str | int]:
     """The words of a text without endings, each replaced by its group of near synonyms where it has one."""
+    return {GROUPS.get(stem, stem) for stem in _stems(text)}
+
+
+def _stems(text: str) -> set[str]:
     small = {"a", "an", "and", "the", "of", "on", "with", "over", "full", "area", "land"}
     words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in small]
-    stems = {word if word in GROUPS else word.removesuffix("s") for word in words}
-    return {GROUPS.get(stem, stem) for stem in stems}
+    return {word if word in GROUPS else word.removesuffix("s") for word in words}
+
+
+SITES = frozenset(frozenset(_stems(re.split(r" with | over | full | on ", place)[0])) for place in PLACES)
 
 
 def vocabulary(scene: Scene) -> tuple[str, ...]:
