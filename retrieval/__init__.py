@@ -2,5 +2,6 @@
 
 from retrieval.adding import AddReport
 from retrieval.archive import Archive
+from retrieval.search import Query
 
-__all__ = ["AddReport", "Archive"]
+__all__ = ["AddReport", "Archive", "Query"]

@@ -12,29 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import shapely
 from filelock import FileLock, Timeout
 
 from retrieval.adding import Adding, AddReport
 from retrieval.embed import Job, PixelEncoder, embed_rasters
 from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
-from retrieval.index import IndexKey, VectorIndex, index_problem, open_index, prune
+from retrieval.index import VectorIndex, build_index, extend_index, index_facts, index_problem, open_index, prune
 from retrieval.intake import as_paths, hash_files, plan_intake
+from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
 from retrieval.repair import RepairReport, mend_table, table_problems
-from retrieval.store import LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
-from rsvlm.answer import Hit
+from retrieval.search import DEPTHS, Query, Ranking, to_hit
+from retrieval.store import HIT_COLUMNS, LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
+from retrieval.sums import note_files
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files
-from rsvlm.scene import Scene, Window
+from rsvlm.scene import Scene
 from rsvlm.sensors import find_sensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import date
     from types import TracebackType
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from rsvlm.answer import Hit
     from rsvlm.sensors import Sensor
 
     AnyPath = str | os.PathLike[str]
@@ -99,6 +102,7 @@ class Archive:
                 whole = Path(beside, "archive")
                 whole.mkdir()
                 ChipTable.create(whole, config)
+                note_files(whole, whole / TABLE)
                 whole.rename(folder)  # appears whole or not at all
         except OSError as error:
             raise ArchiveError(f"no archive can be made at {folder} ({error.strerror or error})") from error
@@ -186,7 +190,7 @@ class Archive:
 
     def search(
         self,
-        query: str | Scene | NDArray[np.float32],
+        query: str | Scene | NDArray[np.float32] | Query,
         k: int = 10,
         *,
         where: str | None = None,
@@ -194,40 +198,68 @@ class Archive:
         start: date | None = None,
         end: date | None = None,
         min_score: float | None = None,
+        offset: int = 0,
+        apart_km: float | None = None,
     ) -> list[Hit]:
-        """The k chips nearest to a text, a scene or a vector (D,), best first; ties go by chip id.
+        """The k chips nearest to a text, a scene, a vector (D,) or a `Query` of several, best first; ties by chip id.
 
-        `where` is a condition on columns (see `filters.COLUMNS`), `bbox` west, south, east, north in degrees, `start`
-        and `end` dates of acquisition, both included. All act inside the search. Raises QueryError.
+        `where` is a condition on columns (see `filters.COLUMNS` and `annotate`), `bbox` west, south, east, north in
+        degrees, `start` and `end` dates of acquisition, both included. All act inside the search. `offset` passes over
+        the best ones: pages of one open archive neither overlap nor leave gaps. `apart_km` passes over chips whose
+        middle is nearer than that to a better one's. Raises QueryError.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-            raise QueryError(f"k is a whole number from 1 to {MAX_K}; got {k!r}")
-        condition = all_of(
-            where_sql(where) if where is not None else "",
-            bbox_sql(bbox) if bbox is not None else "",
-            dates_sql(start, end),
-        )
+        _require_page(k, offset, apart_km)
+        asked = query if isinstance(query, Query) else None
+        condition = self._condition(where, bbox, start, end)
         vector = self._query_vector(query)
         generation = self._indexed()
         table, index = generation.table, generation.index
         if index is None or not len(table):
             return []
+        near = asked if asked is not None and asked.near is not None else None
         try:
-            allowed = None if condition is None else table.positions(condition)
-            scores, positions = index.search(vector, int(k), allowed)
-            rows = table.take(positions)
+            allowed = None if condition is None else table.addresses(condition)
+            ranking = Ranking(table, index, vector, allowed, near)
+            page = ranking.page(int(k), int(offset), min_score=min_score, apart_km=apart_km)
+            return self._hits(table, [page], offset)[0]
         except LANCE_ERRORS as error:
-            raise damaged(self.folder, error) from error
-        ranked = sorted(zip(scores.tolist(), rows, strict=True), key=lambda pair: (-pair[0], pair[1]["chip_id"]))
-        chosen = [pair for pair in ranked[:k] if min_score is None or pair[0] >= min_score]
-        return [_hit(rank, score, row) for rank, (score, row) in enumerate(chosen, start=1)]
+            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
+
+    def search_many(
+        self, queries: Sequence[str] | NDArray[np.float32], k: int = 10, *, where: str | None = None
+    ) -> list[list[Hit]]:
+        """What `search` finds for each of many texts or vectors (Q, D), several times faster than one by one.
+
+        Raises QueryError for any query that cannot be answered.
+        """
+        _require_page(k, 0, None)
+        condition = self._condition(where, None, None, None)
+        if not len(queries):
+            return []
+        vectors = np.stack([self._query_vector(query) for query in self._encoded(queries)])
+        generation = self._indexed()
+        table, index = generation.table, generation.index
+        if index is None or not len(table):
+            return [[] for _ in queries]
+        try:
+            allowed = None if condition is None else table.addresses(condition)
+            found = index.search(vectors, DEPTHS[0], allowed)
+            rankings = [
+                Ranking(table, index, vector, allowed, first=first)
+                for vector, first in zip(vectors, found, strict=True)
+            ]
+            pages = [ranking.page(int(k), 0, min_score=None, apart_km=None) for ranking in rankings]
+            return self._hits(table, pages, 0)
+        except LANCE_ERRORS as error:
+            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
 
     def chip(self, chip_id: str) -> Hit:
         """One chip by its id, as a hit of rank 0 and score 1; raises QueryError where there is none."""
-        row = self._generation.table.row(chip_id)
+        table = self._generation.table
+        row = table.row(chip_id, (*HIT_COLUMNS, *table.added_columns))
         if row is None:
             raise QueryError(f"there is no chip {chip_id!r} in {self.folder}; take ids from a search")
-        return _hit(0, 1.0, row)
+        return to_hit(0, 1.0, row, tuple(table.added_columns))
 
     def vector(self, chip_id: str) -> NDArray[np.float32]:
         """The unit vector (D,) of one chip, to search for more like it; raises QueryError where there is none."""
@@ -242,21 +274,49 @@ class Archive:
 
         Comes in blocks; `where` is as in `search`. Raises QueryError, and ArchiveError for a damaged table.
         """
-        condition = None if where is None else where_sql(where)
+        condition = self._condition(where, None, None, None)
         dataset = self._generation.table.dataset
         try:
+            self._generation.table.require_sound()
             for batch in dataset.to_batches(columns=["chip_id", "path", "vector"], filter=condition):
                 if batch.num_rows:
                     stored = unit(vectors_in(batch, self.config.dim))
                     yield batch["chip_id"].to_pylist(), batch["path"].to_pylist(), stored
         except LANCE_ERRORS as error:
-            raise damaged(self.folder, error) from error
+            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
 
     @property
     def index_kind(self) -> str:
-        """What FAISS calls the index that searches go through, such as "IndexFlatIP"."""
+        """What FAISS calls the index that searches go through, such as "IndexFlatIP"; several where it has parts."""
         index = self._indexed().index
-        return "none" if index is None else type(index.faiss_index).__name__
+        parts = () if index is None else index.segments
+        return " + ".join(type(segment.load().index).__name__ for segment in parts) or "none"
+
+    def build_index(self, kind: str = AUTO, *, recall: float = TARGET) -> dict[str, Any]:
+        """Build the search index anew, as kind "flat", "hnsw" or "ivf", or "auto" to let size and memory decide.
+
+        Later adds keep to the kind. Approximate kinds are tuned until they find `recall` of the 10 true neighbours of
+        texts, or without an encoder of directions as far from all chips. Returns what `info` says of the index.
+        """
+        if not 0 < recall <= 1:
+            raise QueryError(f"a recall to tune to is over 0 and at most 1; got {recall}")
+        require_kind(kind)
+        with _locked(self.folder):
+            table = ChipTable.open(self.folder)
+            with _readable(self.folder):
+                index = build_index(table, self.folder, kind=kind, target=recall, texts=self._texts())
+            self._generation = _Generation(table, index)
+            prune(self.folder, keep=table.version)
+        return index_facts(self.folder, table)
+
+    def annotate(self, values: pa.Table, *, on: str = "path") -> tuple[str, ...]:
+        """Add columns to chips, to filter by and to be told with hits: rows meet by `on`, "path" or "chip_id".
+
+        Columns hold texts, numbers, times or yes and no. One of the same name is replaced; chips that no row names,
+        and those added later, have none. Returns the names of the columns; raises QueryError for what does not fit.
+        """
+        with self._writing() as table:
+            return table.annotate(values, on)
 
     def info(self) -> dict[str, Any]:
         """What the archive holds, in plain values."""
@@ -272,15 +332,18 @@ class Archive:
             "stride": config.stride,
             "version": table.version,
             **facts,
-            "index": index_problem(self.folder, IndexKey.of(table)) or "whole",
+            "columns": table.added_columns,
+            "index": index_facts(self.folder, table),
         }
 
     def verify(self) -> list[str]:
         """Every problem found by reading all of the table and the index; an empty list means it is whole."""
         table = ChipTable.open(self.folder)
         problems = table_problems(table)
-        index = index_problem(self.folder, IndexKey.of(table))
-        return problems if index is None else [*problems, f"the search index is not usable: {index}"]
+        if problems:  # an index of a damaged table says nothing
+            return problems
+        index = index_problem(self.folder, table)
+        return [] if index is None else [f"the search index is not usable: {index}"]
 
     def repair(self) -> RepairReport:
         """Mend what `verify` finds: see `mend`."""
@@ -297,6 +360,7 @@ class Archive:
         with _locked(folder):
             report = mend_table(folder)
             prune(folder, keep=None)
+            note_files(folder, folder / TABLE)
             open_index(ChipTable.open(folder), folder)
         return report
 
@@ -314,10 +378,54 @@ class Archive:
             yield table
             if table.version != before:
                 table.tidy()
+                note_files(self.folder, self.folder / TABLE)
+                previous = self._generation.index
                 self._generation = _Generation(ChipTable.open(self.folder))
                 if importlib.util.find_spec("faiss"):
-                    self._indexed()
+                    self._extend_index(previous)
                 prune(self.folder, keep=table.version)
+
+    def _extend_index(self, previous: VectorIndex | None) -> None:
+        """Index what was written; parts that were not in memory are not read for that."""
+        table = self._generation.table
+        with _readable(self.folder):
+            index = extend_index(table, self.folder, previous=previous, texts=self._texts())
+        if all(segment.index is not None for segment in index.segments):
+            self._generation = _Generation(table, index)
+
+    def _texts(self) -> Callable[[], NDArray[np.float32]] | None:
+        encoder = self.encoder
+        return None if encoder is None else lambda: encoder.encode_texts(TUNING_TEXTS)
+
+    def _condition(
+        self,
+        where: str | None,
+        bbox: tuple[float, float, float, float] | None,
+        start: date | None,
+        end: date | None,
+    ) -> str | None:
+        return all_of(
+            where_sql(where, self._generation.table.added_columns) if where is not None else "",
+            bbox_sql(bbox) if bbox is not None else "",
+            dates_sql(start, end),
+        )
+
+    def _hits(self, table: ChipTable, pages: list[list[tuple[float, int]]], offset: int) -> list[list[Hit]]:
+        """The hits of several pages, their rows read at once."""
+        added = tuple(table.added_columns)
+        rows = iter(table.take(np.array([row for page in pages for _, row in page], np.int64), (*HIT_COLUMNS, *added)))
+        return [
+            [to_hit(rank, score, next(rows), added) for rank, (score, _) in enumerate(page, start=offset + 1)]
+            for page in pages
+        ]
+
+    def _encoded(self, queries: Sequence[str] | NDArray[np.float32]) -> Sequence[Any]:
+        """Vectors as they are, texts through the encoder in one batch."""
+        if isinstance(queries, np.ndarray):
+            return list(queries)
+        if not all(isinstance(query, str) for query in queries):
+            raise QueryError("many queries are all texts, or one array of vectors (Q, D)")
+        return list(self._encoder_for("searching in words").encode_texts([_text(query) for query in queries]))
 
     def _indexed(self) -> _Generation:
         generation = self._generation
@@ -326,22 +434,18 @@ class Archive:
         with self._opening:
             generation = self._generation
             if generation.index is None:
-                try:
-                    generation = _Generation(generation.table, open_index(generation.table, self.folder))
-                except LANCE_ERRORS as error:
-                    if isinstance(error, ArchiveError):
-                        raise
-                    raise damaged(self.folder, error) from error
+                with _readable(self.folder):
+                    index = open_index(generation.table, self.folder, texts=self._texts())
+                generation = _Generation(generation.table, index)
                 if self._generation.table is generation.table:  # not refreshed meanwhile
                     self._generation = generation
             return generation
 
-    def _query_vector(self, query: str | Scene | NDArray[np.float32]) -> NDArray[np.float32]:
-        if isinstance(query, str):
-            if not query.strip() or len(query) > MAX_QUERY:
-                raise QueryError(f"a text to search for has 1 to {MAX_QUERY} characters; got {len(query.strip())}")
-            text = query.encode("utf-8", "replace").decode()  # lone surrogates are no text
-            query = self._encoder_for("searching in words").encode_texts([text])[0]
+    def _query_vector(self, query: str | Scene | NDArray[np.float32] | Query) -> NDArray[np.float32]:
+        if isinstance(query, Query):
+            query = np.sum([weight * self._query_vector(part) for weight, part in query.parts()], axis=0)
+        elif isinstance(query, str):
+            query = self._encoder_for("searching in words").encode_texts([_text(query)])[0]
         elif isinstance(query, Scene):
             if not query.valid.any():
                 raise QueryError("the scene to search for has no valid pixel; give one that shows some ground")
@@ -367,16 +471,25 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ArchiveError(f"{folder} cannot be written to ({error.strerror})") from error
 
 
-def _hit(rank: int, score: float, row: dict[str, Any]) -> Hit:
-    return Hit(
-        rank=rank,
-        chip_id=row["chip_id"],
-        score=score,
-        footprint=None if row["footprint"] is None else shapely.from_wkb(row["footprint"]),
-        acquired=None if row["acquired"] is None else row["acquired"].isoformat(),
-        sensor=row["sensor"],
-        caption=row["caption"] or "",
-        path=row["path"],
-        window=Window(row["row"], row["col"], row["height"], row["width"]),
-        metadata={"valid": row["valid"], "cloud": row["cloud"], "bands": row["bands"]},
-    )
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raises ArchiveError, which names the repair, for a table that cannot be read."""
+    try:
+        yield
+    except LANCE_ERRORS as error:
+        raise error if isinstance(error, ArchiveError) else damaged(folder, error) from error
+
+
+def _text(query: str) -> str:
+    if not query.strip() or len(query) > MAX_QUERY:
+        raise QueryError(f"a text to search for has 1 to {MAX_QUERY} characters; got {len(query.strip())}")
+    return query.encode("utf-8", "replace").decode()  # lone surrogates are no text
+
+
+def _require_page(k: int, offset: int, apart_km: float | None) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
+        raise QueryError(f"k is a whole number from 1 to {MAX_K}; got {k!r}")
+    if isinstance(offset, bool) or not isinstance(offset, int | np.integer) or not 0 <= offset <= MAX_K - k:
+        raise QueryError(f"an offset is a whole number from 0 to {MAX_K} - k; got {offset!r}")
+    if apart_km is not None and not 0 < apart_km < 20_100:
+        raise QueryError(f"apart_km is a distance on Earth in kilometres, over 0; got {apart_km!r}")

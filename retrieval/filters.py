@@ -7,15 +7,26 @@ import io
 import math
 import tokenize
 from datetime import UTC, date, datetime, time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rsvlm.errors import QueryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Columns = Mapping[str, str]  # name -> kind
 
 WORDS = ("sensor", "path", "caption")
 PIXELS = ("row", "col", "height", "width")
 NUMBERS = ("cloud", "valid", "west", "south", "east", "north", *PIXELS)
 TIMES = ("acquired", "added")
 COLUMNS = (*WORDS, *NUMBERS, *TIMES)
+KIND_OF = {
+    **dict.fromkeys(WORDS, "text"),
+    **dict.fromkeys(NUMBERS, "number"),
+    **dict.fromkeys(TIMES, "time"),
+}
+ASKED = {"number": "a number", "text": "a text in quotes", "time": 'a date like "2024-06-30"', "flag": "True or False"}
 MAX_LENGTH = 2000
 EXAMPLE = 'sensor == "sentinel-2-l2a" and cloud < 0.2'
 COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -30,16 +41,17 @@ COMPARISONS: dict[type[ast.cmpop], str] = {
 }
 
 
-def where_sql(where: str) -> str:
+def where_sql(where: str, added: Mapping[str, str] | None = None) -> str:
     """Read a condition such as `sensor == "sentinel-2-l2a" and cloud < 0.2` as SQL; raises QueryError.
 
-    Known are and, or, not, brackets, comparisons, `in (...)`, `is None` and the columns of COLUMNS.
+    Known are and, or, not, brackets, comparisons, `in (...)`, `is None`, the columns of COLUMNS, and columns that were
+    `added` to the table, by name, each of kind "text", "number", "time" or "flag".
     """
     if len(where) > MAX_LENGTH:
         raise QueryError(f"the filter is {len(where)} characters long; at most {MAX_LENGTH} are read")
     try:
         tree = ast.parse(_as_python(where), mode="eval")
-        return _condition(tree.body)
+        return _condition(tree.body, {**KIND_OF, **(added or {})})
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError, MemoryError) as error:
         if isinstance(error, QueryError):
             raise
@@ -113,64 +125,68 @@ def _as_python(where: str) -> str:
     return tokenize.untokenize(pairs).strip()
 
 
-def _refuse(node: ast.AST) -> NoReturn:
+def _refuse(node: ast.AST, columns: Columns) -> NoReturn:
     raise QueryError(
-        f"the filter part {ast.unparse(node)!r} is not understood; compare a column ({', '.join(COLUMNS)}) "
+        f"the filter part {ast.unparse(node)!r} is not understood; compare a column ({', '.join(columns)}) "
         f"with a value, like {EXAMPLE}"
     )
 
 
-def _condition(node: ast.expr) -> str:
+def _condition(node: ast.expr, columns: Columns) -> str:
     if isinstance(node, ast.BoolOp):
         joint = " AND " if isinstance(node.op, ast.And) else " OR "
-        return "(" + joint.join(_condition(value) for value in node.values) + ")"
+        return "(" + joint.join(_condition(value, columns) for value in node.values) + ")"
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return f"(NOT {_condition(node.operand)})"
+        return f"(NOT {_condition(node.operand, columns)})"
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
-        parts = [_comparison(sides[i], operator, sides[i + 1]) for i, operator in enumerate(node.ops)]
+        parts = [_comparison(sides[i], operator, sides[i + 1], columns) for i, operator in enumerate(node.ops)]
         return "(" + " AND ".join(parts) + ")"
-    _refuse(node)
+    _refuse(node, columns)
 
 
-def _comparison(left: ast.expr, operator: ast.cmpop, right: ast.expr) -> str:
+def _comparison(left: ast.expr, operator: ast.cmpop, right: ast.expr, columns: Columns) -> str:
     if not isinstance(left, ast.Name) and isinstance(right, ast.Name):
         mirrored = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
-        return _comparison(right, mirrored.get(type(operator), type(operator))(), left)
+        return _comparison(right, mirrored.get(type(operator), type(operator))(), left, columns)
     if not isinstance(left, ast.Name):
-        _refuse(left)
-    if left.id not in COLUMNS:
-        raise QueryError(f"chips have no column {left.id!r}; a filter may use {', '.join(COLUMNS)}")
+        _refuse(left, columns)
+    if left.id not in columns:
+        raise QueryError(f"chips have no column {left.id!r}; a filter may use {', '.join(columns)}")
+    name = left.id if left.id in COLUMNS else f"`{left.id}`"
     if isinstance(right, ast.Constant) and right.value is None:
         if isinstance(operator, ast.Is | ast.Eq):
-            return f"{left.id} IS NULL"
+            return f"{name} IS NULL"
         if isinstance(operator, ast.IsNot | ast.NotEq):
-            return f"{left.id} IS NOT NULL"
+            return f"{name} IS NOT NULL"
     if type(operator) not in COMPARISONS:
-        _refuse(ast.Compare(left, [operator], [right]))
+        _refuse(ast.Compare(left, [operator], [right]), columns)
     if isinstance(operator, ast.In | ast.NotIn):
         if not isinstance(right, ast.Tuple | ast.List) or not right.elts:
             raise QueryError(f'after `in` come values in brackets, like {left.id} in ("a", "b")')
-        values = "(" + ", ".join(_value(left.id, element) for element in right.elts) + ")"
+        values = "(" + ", ".join(_value(left.id, element, columns) for element in right.elts) + ")"
     else:
-        values = _value(left.id, right)
-    column = f"CAST({left.id} AS DOUBLE)" if left.id in PIXELS else left.id  # whole numbers take no fractions
+        values = _value(left.id, right, columns)
+    whole = columns[left.id] == "number" and left.id not in NUMBERS[: -len(PIXELS)]
+    column = f"CAST({name} AS DOUBLE)" if whole else name  # whole numbers take no fractions
     return f"{column} {COMPARISONS[type(operator)]} {values}"
 
 
-def _value(column: str, node: ast.expr) -> str:
+def _value(column: str, node: ast.expr, columns: Columns) -> str:
     try:
         value = ast.literal_eval(node)
     except ValueError:
-        _refuse(node)
-    if column in NUMBERS and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        _refuse(node, columns)
+    kind = columns[column]
+    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return repr(float(value))
-    if column in WORDS and isinstance(value, str):
+    if kind == "text" and isinstance(value, str):
         return text_sql(value)
-    if column in TIMES and isinstance(value, str):
+    if kind == "flag" and isinstance(value, bool):
+        return str(value).lower()
+    if kind == "time" and isinstance(value, str):
         try:
             return timestamp_sql(datetime.fromisoformat(value))
         except ValueError as error:
             raise QueryError(f'{column} is compared with a date like "2024-06-30"; got {value!r}') from error
-    kind = "a number" if column in NUMBERS else "a text in quotes" if column in WORDS else 'a date like "2024-06-30"'
-    raise QueryError(f"{column} is compared with {kind}; got {value!r}")
+    raise QueryError(f"{column} is compared with {ASKED[kind]}; got {value!r}")

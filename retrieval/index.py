@@ -1,4 +1,8 @@
-"""The FAISS index: built from the table, kept beside it, never trusted without its size and sha256."""
+"""The search index: segments built from the table, kept beside it, never trusted without their size and sha256.
+
+A segment covers whole fragments of the table. An add writes a segment of what is new and leaves the others alone;
+segments of like size are joined, so that there are few. Removed rows stay in their segment and are passed over.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrieval.kinds import AUTO, KINDS, TARGET, faiss_module, machine_memory
+from retrieval.segments import IndexPlan, Segment, SegmentFacts, build_segment, covered, joined
+from retrieval.sums import settle, sha256_of
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -19,11 +26,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from retrieval.segments import Queries
     from retrieval.store import ChipTable
 
-INDEX_FORMAT = 1
+    Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and row addresses, best first
+
+INDEX_FORMAT = 2
 FOLDER = "index"
-SPARE = 16  # neighbours asked beyond k, so that ties at the end of the list are usually seen at once
+SMALL_ROWS = 16_384  # smaller segments are always joined: writing them again takes less than a search through many
+REMOVED_SHARE = 0.3  # of a segment's rows, beyond which it is built anew
+TIE = 1e-5  # scores closer than this may change places when they are computed exactly
 LEFTOVER_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
@@ -48,135 +60,286 @@ class IndexKey:
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """Exact inner-product search over the rows of one generation."""
+    """Inner-product search over the rows of one version of the table."""
 
     key: IndexKey
-    faiss_index: Any
+    table: ChipTable
+    segments: tuple[Segment, ...]
+    kind: str = AUTO  # as asked for
+    target: float = TARGET
+    live: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)  # of segments with removed rows
 
-    def search(
-        self, vector: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and row positions of the k best, best first, and all that tie with the last of them.
+    def search(self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64] | None = None) -> list[Found]:
+        """For each query (Q, D) the `depth` best rows, best first, and all that tie with the last of them.
 
-        `allowed` are the positions to search among; the filter works inside the search, so nothing is lost to it.
+        `allowed` are the row addresses to search among. Scores are float32 products computed anew from the vectors,
+        so that they do not depend on the kind, the segment or the batch they were found in.
         """
-        count = self.key.rows if allowed is None else len(allowed)
-        k = min(k, count)
-        if k == 0:
-            return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        options = {} if allowed is None else {"params": _selection(allowed, self.key.rows)}
-        fetch = min(count, k + SPARE)
-        while True:
-            scores, positions = (found[0] for found in self.faiss_index.search(vector[None], fetch, **options))
-            if fetch == count or scores[-1] < scores[k - 1]:
-                break
-            fetch = min(count, 2 * fetch)
-        kept = (positions >= 0) & (scores >= scores[k - 1])
-        return scores[kept], positions[kept]
+        found = [self._found(segment, queries, depth, allowed) for segment in self.segments]
+        return [_best([parts[i] for parts in found], depth) for i in range(len(queries))]
+
+    def _found(
+        self, segment: Segment, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64] | None
+    ) -> list[Found]:
+        chosen = self._chosen(segment, allowed)
+        count = segment.rows if chosen is None else len(chosen)
+        scores, rows = segment.load().search(queries, min(count, depth + 1), chosen)
+        results = []
+        for query, own_scores, own_rows in zip(queries, scores, rows, strict=True):
+            fetched = len(own_rows)
+            while segment.keeps_vectors and depth <= fetched < count and own_scores[-1] >= own_scores[depth - 1] - TIE:
+                fetched = min(count, 2 * fetched)
+                own_scores, own_rows = (each[0] for each in segment.search(query[None], fetched, chosen))
+                if (own_rows < 0).any():  # a graph holds no more
+                    break
+            own_rows = own_rows[own_rows >= 0]
+            results.append((self._scores(segment, query, own_rows), segment.facts.runs.at(own_rows)))
+        return results
+
+    def _scores(
+        self, segment: Segment, query: NDArray[np.float32], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if segment.keeps_vectors:
+            vectors = segment.vectors_at(positions)
+        else:
+            vectors = self.table.vectors_at(segment.facts.runs.at(positions))
+        scores = np.einsum("nd,d->n", vectors.astype(np.float64), query.astype(np.float64))
+        return np.asarray(scores, np.float32)
+
+    def _chosen(self, segment: Segment, allowed: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """Positions in a segment to search among; None where nothing is filtered and nothing was removed."""
+        own = segment.facts.runs
+        live = self.table.runs.in_fragments(covered(segment, self.table))
+        if allowed is None and len(live) == len(own):
+            return None
+        if allowed is None:
+            if segment.facts.file not in self.live:
+                self.live[segment.facts.file] = np.sort(own.positions(live.addresses()))
+            return self.live[segment.facts.file]
+        positions = own.positions(allowed[live.positions(allowed) >= 0])
+        return np.sort(positions[positions >= 0])
+
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """Every segment in plain values: kind, rows, bytes, why, and how hard it looks for what recall."""
+        return [_described(segment, self.table) for segment in self.segments]
 
 
-def faiss_module() -> Any:
-    """FAISS, or a sentence on how to get it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ArchiveError(
-            "searching needs FAISS, which is not installed; run `pip install rsvlm[cpu]` (or `rsvlm[gpu]`)"
-        ) from error
-    # By default FAISS uses its matrix product only for very many queries; from 20 on it is 5 times faster already.
-    faiss.cvar.distance_compute_blas_threshold = 20
-    return faiss
-
-
-def _selection(allowed: NDArray[np.int64], rows: int) -> Any:
-    faiss = faiss_module()
-    chosen = np.zeros(rows, np.bool_)
-    chosen[allowed] = True
-    return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little")))
-
-
-def open_index(table: ChipTable, folder: Path) -> VectorIndex:
-    """The index of this version of the table: read when it is whole and its own, else built and written beside."""
-    key = IndexKey.of(table)
-    problem = index_problem(folder, key)
-    if problem is None:
+def open_index(
+    table: ChipTable, folder: Path, *, previous: VectorIndex | None = None, texts: Queries | None = None
+) -> VectorIndex:
+    """The index of this version of the table, ready to search; what is missing or damaged is built and kept."""
+    index = extend_index(table, folder, previous=previous, texts=texts)
+    damaged = []
+    for segment in index.segments:
         try:
-            return VectorIndex(key, faiss_module().read_index(str(_index_file(folder, key.generation))))
-        except RuntimeError as error:  # removed since it was checked
-            problem = str(error)
-    logger.info("building the search index: %s", problem)
-    index = build(table, key)
-    try:
-        _save(index, folder)
-    except (OSError, RuntimeError) as error:
-        logger.warning("the search index could not be kept and will be built again next time: %s", error)
+            segment.load()
+        except ArchiveError as error:
+            logger.warning("building part of the search index again: %s", error)
+            damaged.append(segment)
+    if damaged:
+        sound = tuple(segment for segment in index.segments if segment not in damaged)
+        index = _completed(replace(index, segments=sound), folder, texts)
+        _keep(index, folder)
     return index
 
 
-def build(table: ChipTable, key: IndexKey) -> VectorIndex:
-    """An exact index of all vectors, in row order."""
-    index = faiss_module().IndexFlatIP(key.dim)
-    for vectors in table.vectors():
-        index.add(np.ascontiguousarray(vectors))
-    return VectorIndex(key, index)
+def extend_index(
+    table: ChipTable, folder: Path, *, previous: VectorIndex | None = None, texts: Queries | None = None
+) -> VectorIndex:
+    """Bring the index to this version of the table: only what no segment covers is read and written."""
+    key = IndexKey.of(table)
+    base = _newest_usable(table, folder, previous)
+    if base.key == key and not _missing(base):
+        return base
+    index = _completed(replace(base, key=key), folder, texts)
+    _keep(index, folder)
+    return index
 
 
-def index_problem(folder: Path, key: IndexKey) -> str | None:
-    """Why the index on disk cannot be served for this key, None when it can. FAISS is not asked: it may crash."""
-    path = _index_file(folder, key.generation)
+def build_index(
+    table: ChipTable, folder: Path, *, kind: str = AUTO, target: float = TARGET, texts: Queries | None = None
+) -> VectorIndex:
+    """A new index of all rows in one segment, of the kind asked for, and written beside the old one."""
+    index = _completed(VectorIndex(IndexKey.of(table), table, (), kind, target), folder, texts)
+    _keep(index, folder)
+    return index
+
+
+def index_problem(folder: Path, table: ChipTable) -> str | None:
+    """Why the index on disk cannot be served for this table, None when it can. FAISS is not asked: it may crash."""
+    key = IndexKey.of(table)
     try:
-        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        size, digest = manifest.pop("size"), manifest.pop("sha256")
+        plain = json.loads(_manifest_file(folder, key.generation).read_text(encoding="utf-8"))
+        differing = [name for name, value in asdict(key).items() if plain.get(name) != value]
+        if not differing:
+            index = _from_manifest(plain, table, folder)
     except FileNotFoundError:
         return "there is none for this version of the table"
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return "its manifest is damaged"
-    differing = [name for name, value in asdict(key).items() if manifest.get(name) != value]
     if differing:
         return f"it was built from something else ({', '.join(differing)} differ)"
-    if not path.is_file() or path.stat().st_size != size or _sha256(path) != digest:
-        return "its file is damaged"
-    return None
+    if _missing(index):
+        return "it was built from something else (files of the table differ)"
+    return next((problem for segment in index.segments if (problem := segment.problem())), None)
+
+
+def index_facts(folder: Path, table: ChipTable) -> dict[str, Any]:
+    """The index on disk in plain values: state, kind asked for, and every segment with its reasons."""
+    problem = index_problem(folder, table)
+    if problem is not None:
+        return {"state": problem}
+    index = _newest_usable(table, folder, None)
+    return {"state": "whole", "asked": index.kind, "target_recall": index.target, "segments": index.described}
 
 
 def prune(folder: Path, keep: int | None) -> None:
     """Remove the indexes of other generations, and what interrupted builds left behind."""
+    named = set()
+    if keep is not None:
+        try:
+            plain = json.loads(_manifest_file(folder, keep).read_text(encoding="utf-8"))
+            named = {_manifest_file(folder, keep).name, *(str(part["file"]) for part in plain["segments"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # without a manifest nobody knows what is still of use
     for path in sorted((folder / FOLDER).glob("*")):
         if path.suffix == ".tmp":
             old = time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
         else:
-            old = path.suffix in (".faiss", ".json") and path.stem != str(keep)
+            old = path.suffix in (".faiss", ".json") and path.name not in named
         if old:
             path.unlink(missing_ok=True)
 
 
-def _index_file(folder: Path, generation: int) -> Path:
-    return folder / FOLDER / f"{generation}.faiss"
+def _newest_usable(table: ChipTable, folder: Path, previous: VectorIndex | None) -> VectorIndex:
+    """The index to go on from: the one in memory, or the newest on disk that this encoder's vectors are in."""
+    if previous is not None and previous.segments:
+        return replace(previous, table=table, segments=_of_table(previous.segments, table), live={})
+    wanted = asdict(IndexKey.of(table))
+    own = _manifest_file(folder, table.version)
+    others = sorted((folder / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in [own, *others]:
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            if all(plain[name] == wanted[name] for name in ("dim", "metric", "fingerprint", "format_version")):
+                return _from_manifest(plain, table, folder)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            if not isinstance(error, FileNotFoundError):
+                logger.warning("passing over the damaged index manifest %s", path.name)
+    return VectorIndex(replace(IndexKey.of(table), generation=-1), table, ())
+
+
+def _from_manifest(plain: dict[str, Any], table: ChipTable, folder: Path) -> VectorIndex:
+    """Read a manifest; raises ValueError, KeyError or TypeError for a damaged one."""
+    body = {name: value for name, value in plain.items() if name != "sha256"}
+    if plain["sha256"] != _digest(body) or body["kind"] not in (AUTO, *KINDS):
+        raise ValueError("the digest of the manifest is another")
+    segments = [Segment(SegmentFacts.from_json(part), folder / FOLDER) for part in body["segments"]]
+    key = IndexKey(**{name: body[name] for name in asdict(IndexKey.of(table))})
+    return VectorIndex(key, table, _of_table(tuple(segments), table), body["kind"], float(body["target"]))
+
+
+def _of_table(segments: tuple[Segment, ...], table: ChipTable) -> tuple[Segment, ...]:
+    """The segments that still hold enough rows of this table to be worth keeping."""
+    kept = []
+    for segment in segments:
+        live = len(table.runs.in_fragments(covered(segment, table)))
+        if live and live >= (1 - REMOVED_SHARE) * segment.rows:
+            kept.append(segment)
+    return tuple(kept)
+
+
+def _missing(index: VectorIndex) -> set[int]:
+    """Fragments of the table that no segment covers."""
+    there = {number for segment in index.segments for number in covered(segment, index.table)}
+    return set(index.table.vector_files) - there
+
+
+def _completed(index: VectorIndex, folder: Path, texts: Queries | None) -> VectorIndex:
+    """Cover what is missing with one new segment, joined with those that are not much larger."""
+    missing = _missing(index)
+    if not missing:
+        return index
+    logger.info("indexing %d rows", len(index.table.runs.in_fragments(missing)))
+    plan = IndexPlan(index.kind, index.target, machine_memory(), texts)
+    table, place = index.table, folder / FOLDER
+    kept = sorted(index.segments, key=lambda segment: segment.rows)
+    size, joining = len(table.runs.in_fragments(missing)), []
+    while kept and (kept[0].rows < 2 * size or kept[0].rows + size <= SMALL_ROWS):
+        size += kept[0].rows
+        joining.append(kept.pop(0))
+    file = _free_name(index.key.generation, kept)
+    if joining:
+        made = joined(joining[::-1], missing, table, plan, folder=place, file=file)
+    else:
+        made = build_segment(table, missing, plan, folder=place, file=file)
+    return replace(index, segments=(*kept, made))
+
+
+def _free_name(generation: int, kept: list[Segment]) -> str:
+    taken = {segment.facts.file for segment in kept}
+    names = (f"{generation}{suffix}.faiss" for suffix in ("", *(f"-{n}" for n in range(1, len(kept) + 1))))
+    return next(name for name in names if name not in taken)
+
+
+def _keep(index: VectorIndex, folder: Path) -> None:
+    """Write what is not on disk yet; an index that cannot be kept is searched all the same."""
+    try:
+        _save(index, folder)
+    except (OSError, RuntimeError) as error:
+        logger.warning("the search index could not be kept and will be built again next time: %s", error)
 
 
 def _save(index: VectorIndex, folder: Path) -> None:
     """Write beside, flush to the disk, rename; the manifest comes last, so its presence means the index is whole."""
-    target = _index_file(folder, index.key.generation)
-    target.parent.mkdir(exist_ok=True)
-    beside = target.with_suffix(f".{os.getpid()}.tmp")
-    faiss_module().write_index(index.faiss_index, str(beside))
-    manifest = {**asdict(index.key), "size": beside.stat().st_size, "sha256": _sha256(beside)}
-    _settle(beside, target)
-    beside.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-    _settle(beside, target.with_suffix(".json"))
+    manifest = _manifest_file(folder, index.key.generation)
+    manifest.parent.mkdir(exist_ok=True)
+    beside = manifest.with_suffix(f".{os.getpid()}.tmp")
+    for segment in index.segments:
+        if not segment.facts.sha256:
+            faiss_module().write_index(segment.index, str(beside))
+            segment.facts = replace(segment.facts, size=beside.stat().st_size, sha256=sha256_of(beside))
+            settle(beside, manifest.parent / segment.facts.file)
+    parts = [segment.facts.to_json() for segment in index.segments]
+    body = {**asdict(index.key), "kind": index.kind, "target": index.target, "segments": parts}
+    beside.write_text(json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True), encoding="utf-8")
+    settle(beside, manifest)
 
 
-def _settle(beside: Path, target: Path) -> None:
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _manifest_file(folder: Path, generation: int) -> Path:
+    return folder / FOLDER / f"{generation}.json"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _best(parts: list[Found], depth: int) -> Found:
+    """The best of several lists, best first, and all that tie with the last of them."""
+    scores = np.concatenate([np.zeros(0, np.float32), *(part[0] for part in parts)])
+    rows = np.concatenate([np.zeros(0, np.int64), *(part[1] for part in parts)])
+    order = np.argsort(-scores, kind="stable")
+    if len(order) > depth:
+        order = order[scores[order] >= scores[order[depth - 1]]]
+    return scores[order], rows[order]
+
+
+def _described(segment: Segment, table: ChipTable) -> dict[str, Any]:
+    facts = segment.facts
+    live = len(table.runs.in_fragments(covered(segment, table)))
+    found = (
+        "all true neighbours are found, exactly"
+        if facts.kind == "flat"
+        else f"{100 * facts.effort.recall:.1f} % of the 10 true neighbours were found for {facts.effort.queries}, "
+        f"looking at {facts.effort.amount} {'lists' if facts.kind == 'ivf' else 'nodes of the graph'}"
+    )
+    return {
+        "file": facts.file,
+        "kind": facts.kind,
+        "why": facts.reason,
+        "recall": found,
+        "rows": live,
+        "removed_rows": segment.rows - live,
+        "bytes": facts.size,
+    }

@@ -19,6 +19,7 @@ from retrieval.store import (
     read_config,
     vectors_in,
 )
+from retrieval.sums import changed_files, files_in, forget_notes, manifest_of, noted_damage
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class RepairReport:
 
 def table_problems(table: ChipTable) -> list[str]:
     """Every problem in the table, found by reading all of it."""
+    notes = noted_damage(table.folder)
+    if notes is not None:
+        return [notes]
+    manifest = changed_files(table.folder, manifest_of(table.dataset), thorough=True)
+    if manifest:
+        return list(manifest.values())
     broken = _broken_fragments(table)
     if broken:
         return [f"{len(broken)} of {len(table.dataset.get_fragments())} parts of the table cannot be read"]
@@ -47,6 +54,9 @@ def table_problems(table: ChipTable) -> list[str]:
 def mend_table(folder: Path) -> RepairReport:
     """Leave out what cannot be read, and forget files whose chips are not all there and sound."""
     actions, lost = [], set()
+    if noted_damage(folder):
+        forget_notes(folder)
+        actions.append("noted the sizes and sums of all files anew; the notes were damaged")
     set_aside = _newest_readable(folder)
     if set_aside:
         actions.append(f"went back over {set_aside} unreadable version(s) of the table")
@@ -72,7 +82,11 @@ def _newest_readable(folder: Path) -> int:
     manifests = sorted(versions.glob("*.manifest"))  # Lance names them so that the newest sorts first
     for count, manifest in enumerate([*manifests, None]):
         try:
-            read_config(lance.dataset(str(folder / TABLE)).schema, folder)
+            dataset = lance.dataset(str(folder / TABLE))
+            changed = changed_files(folder, manifest_of(dataset), thorough=True)
+            if changed and manifest is not None:
+                raise OSError(*changed.values())
+            read_config(dataset.schema, folder)
         except ArchiveError:
             raise
         except LANCE_ERRORS as error:
@@ -86,8 +100,12 @@ def _newest_readable(folder: Path) -> int:
 
 
 def _broken_fragments(table: ChipTable) -> set[int]:
+    """Parts whose files hold other bytes than were written, or that Lance cannot read."""
     broken = set()
     for part in table.dataset.get_fragments():
+        if noted_damage(table.folder) is None and changed_files(table.folder, files_in(part), thorough=True):
+            broken.add(part.fragment_id)
+            continue
         try:
             for _ in part.to_batches():
                 pass

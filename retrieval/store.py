@@ -8,6 +8,8 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,9 @@ from pyproj.exceptions import ProjError
 from shapely.geometry import MultiPolygon
 
 from retrieval.filters import text_sql
-from rsvlm.errors import ArchiveError, GeoreferenceError
+from retrieval.rows import FRAGMENT_BITS, RowRuns
+from retrieval.sums import changed_files, files_of
+from rsvlm.errors import ArchiveError, GeoreferenceError, QueryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +42,7 @@ METADATA_KEY = b"rsvlm"
 LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for files it cannot read; no common root
 UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
 MANY_FRAGMENTS = 32
+REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
 HIT_COLUMNS = (
     *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
@@ -159,6 +164,8 @@ class ChipTable:
     def __init__(self, dataset: lance.LanceDataset, config: ArchiveConfig) -> None:
         self.dataset = dataset
         self.config = config
+        self._selections: dict[str, NDArray[np.int64]] = {}
+        self._sound = False
 
     @classmethod
     def create(cls, folder: Path, config: ArchiveConfig) -> ChipTable:
@@ -197,6 +204,31 @@ class ChipTable:
         with _committing():
             merge.when_not_matched_by_source_delete(outdated).execute(rows)
 
+    @property
+    def added_columns(self) -> dict[str, str]:
+        """Columns that were added to the table, in order: name to kind, "text", "number", "time" or "flag"."""
+        own = set(self.schema.names)
+        return {field.name: _kind_of(field.type) for field in self.dataset.schema if field.name not in own}
+
+    def annotate(self, values: pa.Table, on: str) -> tuple[str, ...]:
+        """Add or replace columns in commits of their own; see `Archive.annotate`."""
+        names = [name for name in values.column_names if name != on]
+        own = [name for name in names if name in self.schema.names or not name.isidentifier() or iskeyword(name)]
+        if on not in ("path", "chip_id") or on not in values.column_names or not names or own:
+            raise QueryError(
+                'columns to add meet by a column "path" or "chip_id" and have names of their own, letters, digits and '
+                f"_; got {', '.join(values.column_names) or 'none'}, to meet by {on!r}"
+            )
+        if len(pc.unique(values[on])) != values.num_rows or values[on].null_count:
+            raise QueryError(f"every {on} is named once in the columns to add; some are missing or come twice")
+        wanted = values.cast(pa.schema([_plain_field(field, on) for field in values.schema]))
+        with _committing():
+            outdated = [name for name in names if name in self.added_columns]
+            if outdated:
+                self.dataset.drop_columns(outdated)
+            self.dataset.merge(wanted, on)
+        return tuple(names)
+
     def remove(self, condition: str) -> int:
         """Delete the rows that meet an SQL condition in one commit, and say how many they were."""
         with _committing():
@@ -212,29 +244,67 @@ class ChipTable:
                 self.dataset.optimize.compact_files()
             self.dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
 
-    def vectors(self) -> Iterator[NDArray[np.float32]]:
-        """All vectors in row order, in batches (n, D), with their length brought back to 1 after float16."""
-        for batch in self.dataset.to_batches(columns=["vector"]):
+    @cached_property
+    def runs(self) -> RowRuns:
+        """Addresses of all rows, in their order. Only fragments with removed rows are looked into."""
+        parts = []
+        for part in self.dataset.get_fragments():
+            if part.num_deletions:
+                ids = part.to_table(columns=[], with_row_id=True)["_rowid"]
+                parts.append(RowRuns.of(np.asarray(ids.to_numpy(), np.int64)))
+            else:
+                first = np.array([part.fragment_id], np.int64) << FRAGMENT_BITS
+                parts.append(RowRuns(first, first + part.physical_rows))
+        return RowRuns.join(parts)
+
+    @cached_property
+    def vector_files(self) -> dict[int, str]:
+        """Of every fragment, the file that holds its vectors. Lance never writes to a file again, so it names them."""
+        named = self.dataset.lance_schema.field("vector")
+        if named is None:
+            raise damaged(self.folder, ArchiveError("it has no vectors"))
+        field = named.id()
+        return {
+            part.fragment_id: next(file.path for file in part.metadata.files if field in file.fields)
+            for part in self.dataset.get_fragments()
+        }
+
+    def vectors(self, fragments: set[int] | None = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Row addresses (n,) and unit vectors (n, D) of all rows or those of some fragments, in blocks, in order."""
+        parts = [part for part in self.dataset.get_fragments() if fragments is None or part.fragment_id in fragments]
+        if not parts:
+            return
+        self.require_sound()
+        for batch in self.dataset.scanner(columns=["vector"], fragments=parts, with_row_id=True).to_batches():
             if batch.num_rows:
-                yield unit(vectors_in(batch, self.config.dim))
+                yield np.asarray(batch["_rowid"].to_numpy(), np.int64), unit(vectors_in(batch, self.config.dim))
 
-    def positions(self, condition: str) -> NDArray[np.int64]:
-        """Row positions that meet an SQL condition, ascending."""
-        every = self._row_ids(None)
-        found = self._row_ids(condition)
-        order = np.argsort(every)
-        return np.sort(order[np.searchsorted(every[order], found)])
+    def addresses(self, condition: str) -> NDArray[np.int64]:
+        """Addresses of the rows that meet an SQL condition, ascending. The last few conditions are remembered."""
+        if condition not in self._selections:
+            with self._reading():
+                ids = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)["_rowid"]
+            while len(self._selections) >= REMEMBERED:
+                self._selections.pop(next(iter(self._selections)), None)
+            self._selections[condition] = np.sort(np.asarray(ids.to_numpy(), np.int64))
+        return self._selections[condition]
 
-    def _row_ids(self, condition: str | None) -> NDArray[np.int64]:
-        table = self.dataset.to_table(columns=[], filter=condition, with_row_id=True)
-        return np.asarray(table["_rowid"].to_numpy(), dtype=np.int64)
-
-    def take(self, positions: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
-        """Rows at these positions, in their order."""
-        if not len(positions):
-            return []
-        rows: list[dict[str, Any]] = self.dataset.take(positions.tolist(), columns=list(columns)).to_pylist()
+    def take(self, addresses: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
+        """Rows at these addresses, in their order."""
+        rows: list[dict[str, Any]] = self._take(addresses, columns).to_pylist()
         return rows
+
+    def vectors_at(self, addresses: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Unit vectors (n, D) of the rows at these addresses, in their order."""
+        taken = self._take(addresses, ["vector"]).combine_chunks().to_batches()
+        return unit(vectors_in(taken[0], self.config.dim)) if taken else np.zeros((0, self.config.dim), np.float32)
+
+    def _take(self, addresses: NDArray[np.int64], columns: Iterable[str]) -> pa.Table:
+        with self._reading():
+            if not len(addresses):
+                return self.dataset.schema.empty_table().select(list(columns))
+            # `take` counts positions past every removed row: 50 times slower, once rows have been removed
+            return self.dataset._take_rows(addresses.tolist(), columns=list(columns))
 
     def row(self, chip: str, columns: Iterable[str] = HIT_COLUMNS) -> dict[str, Any] | None:
         """The row of one chip, None where there is none."""
@@ -265,13 +335,27 @@ class ChipTable:
                 counts.update(zip(*(batch[key].to_pylist() for key in keys), strict=True))
         return [Stored(*key[:3], chips=count, expected=key[3]) for key, count in sorted(counts.items())]
 
+    def require_sound(self) -> None:
+        """Raise ArchiveError, once a version, where a file of it is not as it was written: see `sums`."""
+        if not self._sound:
+            problems = changed_files(self.folder, files_of(self.dataset), thorough=False)
+            if problems:
+                raise damaged(self.folder, ArchiveError(next(iter(problems.values()))))
+            self._sound = True
+
+    @property
+    def folder(self) -> Path:
+        """Where the archive is."""
+        return Path(self.dataset.uri).parent
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Raises ArchiveError, which names the repair, for what cannot be read."""
+        self.require_sound()
         try:
             yield
         except LANCE_ERRORS as error:
-            raise damaged(Path(self.dataset.uri).parent, error) from error
+            raise damaged(self.folder, error) from error
 
 
 def read_config(schema: pa.Schema, folder: Path) -> ArchiveConfig:
@@ -303,6 +387,23 @@ def _committing() -> Iterator[None]:
             f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
             "make room or mend the folder, then repeat the command"
         ) from error
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    if pa.types.is_boolean(kind):
+        return "flag"
+    if pa.types.is_timestamp(kind):
+        return "time"
+    return "number" if pa.types.is_floating(kind) or pa.types.is_integer(kind) else "text"
+
+
+def _plain_field(field: pa.Field, on: str) -> pa.Field:
+    """A field as the table keeps it; raises QueryError for kinds that no filter can compare."""
+    kinds = {"flag": pa.bool_(), "time": pa.timestamp("us", tz="UTC"), "number": pa.float64(), "text": pa.string()}
+    known = pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or _kind_of(field.type) != "text"
+    if not known or (field.name == on and _kind_of(field.type) != "text"):
+        raise QueryError(f"a column holds texts, numbers, times or yes and no; {field.name} holds {field.type}")
+    return pa.field(field.name, kinds[_kind_of(field.type)])
 
 
 def vectors_in(batch: pa.RecordBatch, dim: int) -> NDArray[np.float32]:

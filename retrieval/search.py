@@ -1,0 +1,197 @@
+"""What is asked of an archive, and the order in which its chips answer: content, nearness, ties, distance, pages."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from retrieval.kinds import DEPTH
+from rsvlm.answer import Hit
+from rsvlm.errors import QueryError
+from rsvlm.scene import Scene, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from retrieval.index import VectorIndex
+    from retrieval.store import ChipTable
+
+    Found = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+DEPTHS = (DEPTH, 10 * DEPTH, 100 * DEPTH)  # how far a search looks, in steps that do not depend on k: pages agree
+TAKEN = 64  # rows read at once while chips too near to a better one are passed over
+EARTH_KM = 6371.0088  # mean radius
+BOUNDS = ("west", "south", "east", "north")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Words, a scene, a vector and a place in one question.
+
+    The content's vector is the weighted sum of the unit vectors of `text`, `image` and `vector`, brought to length 1.
+    The score is its cosine with the chip, plus `near_weight` x exp(-distance / `near_km`), where the distance runs
+    from `near`, (longitude, latitude) in degrees, to the middle of the chip. Text cosines are mostly smaller than
+    image cosines, so equal weights let an image say more; a text_weight of 2 to 3 evens them out.
+    """
+
+    text: str | None = None
+    image: Scene | None = None
+    vector: NDArray[np.float32] | None = None
+    text_weight: float = 1.0
+    image_weight: float = 1.0
+    vector_weight: float = 1.0
+    near: tuple[float, float] | None = None
+    near_km: float = 10.0
+    near_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        weights = (self.text_weight, self.image_weight, self.vector_weight, self.near_km)
+        if not all(math.isfinite(weight) and weight > 0 for weight in weights) or not 0 <= self.near_weight <= 10:
+            raise QueryError(
+                f"weights and near_km are over 0, and near_weight is from 0 to 10; got {weights}, {self.near_weight}"
+            )
+        if self.near is not None:
+            require_place(self.near)
+        if self.text is None and self.image is None and self.vector is None:
+            raise QueryError("a query has a text, an image or a vector; for a place alone, search in its bbox")
+
+    def parts(self) -> list[tuple[float, Any]]:
+        """The contents that are there, with their weights."""
+        every = (
+            (self.text_weight, self.text),
+            (self.image_weight, self.image),
+            (self.vector_weight, self.vector),
+        )
+        return [(weight, content) for weight, content in every if content is not None]
+
+    def bonus(self, bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What nearness adds to the scores of chips with these bounds (N, 4); 0 for chips without a place."""
+        if self.near is None:
+            return np.zeros(len(bounds))
+        distance = kilometres(middles(bounds), np.asarray(self.near, np.float64))
+        return np.nan_to_num(self.near_weight * np.exp(-distance / self.near_km), nan=0.0)
+
+
+def require_place(place: tuple[float, float]) -> None:
+    """Raise QueryError for what is no (longitude, latitude)."""
+    good = len(place) == 2 and all(isinstance(v, int | float) and math.isfinite(v) for v in place)
+    if not good or abs(place[0]) > 180 or abs(place[1]) > 90:
+        raise QueryError(f"a place is longitude and latitude in degrees, within -180..180 and -90..90; got {place!r}")
+
+
+def middles(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitude and latitude (N, 2) of the middle of boxes (N, 4); west > east crosses the antimeridian."""
+    west, south, east, north = bounds.T
+    middle = (west + np.where(west > east, east + 360, east)) / 2
+    return np.stack([np.where(middle > 180, middle - 360, middle), (south + north) / 2], axis=1)
+
+
+def kilometres(places: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Great-circle distances from places (N, 2) in degrees to one, by the haversine formula on a sphere."""
+    (lon, lat), (lon0, lat0) = np.radians(places).T, np.radians(place)
+    half = np.sin((lat - lat0) / 2) ** 2 + np.cos(lat) * np.cos(lat0) * np.sin((lon - lon0) / 2) ** 2
+    distances: NDArray[np.float64] = 2 * EARTH_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
+    return distances
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All answers to one query in their order, found as far as they are asked for.
+
+    The order is the same however many are asked for, so pages neither repeat a chip nor leave one out: the steps of
+    DEPTHS are fixed, and what a further step finds comes after what the steps before it settled.
+    """
+
+    table: ChipTable
+    index: VectorIndex
+    vector: NDArray[np.float32]  # (D,), unit length
+    allowed: NDArray[np.int64] | None = None  # row addresses to search among
+    query: Query | None = None  # where nearness counts
+    first: Found | None = None  # what the first step finds, if a batch has found it already
+
+    def in_order(self) -> Iterator[tuple[float, int]]:
+        """Scores and row addresses, best first; equal scores by chip id."""
+        waiting: list[tuple[float, str, int]] = []
+        seen: set[int] = set()
+        room = self.query.near_weight if self.query is not None else 0.0
+        for depth in DEPTHS:
+            scores, rows = self._step(depth)
+            fresh = np.array([row not in seen for row in rows.tolist()], bool)
+            seen.update(rows.tolist())
+            for entry in self._keyed(scores[fresh], rows[fresh]):
+                heapq.heappush(waiting, entry)
+            ended = len(rows) < depth or depth == DEPTHS[-1]
+            bound = -math.inf if ended else float(scores[-1]) + room  # nothing unseen can have more
+            while waiting and -waiting[0][0] >= bound:
+                score, _, row = heapq.heappop(waiting)
+                yield -score, row
+            if ended:
+                return
+
+    def _step(self, depth: int) -> Found:
+        if depth == DEPTHS[0] and self.first is not None:
+            return self.first
+        return self.index.search(self.vector[None], depth, self.allowed)[0]
+
+    def _keyed(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Iterator[tuple[float, str, int]]:
+        """Entries to sort by: chip ids are read only where scores are equal, or nearness changes them."""
+        if self.query is not None:
+            taken = self.table.take(rows, ("chip_id", *BOUNDS))
+            bounds = np.array([[row[name] for name in BOUNDS] for row in taken], np.float64).reshape(-1, 4)
+            total = scores + self.query.bonus(bounds)
+            yield from zip((-total).tolist(), (row["chip_id"] for row in taken), rows.tolist(), strict=True)
+            return
+        values, counts = np.unique(scores, return_counts=True)
+        tied = np.flatnonzero(np.isin(scores, values[counts > 1]))
+        names = {
+            i: row["chip_id"] for i, row in zip(tied.tolist(), self.table.take(rows[tied], ["chip_id"]), strict=True)
+        }
+        for i, (score, row) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
+            yield -score, names.get(i, ""), row
+
+    def page(self, k: int, offset: int, *, min_score: float | None, apart_km: float | None) -> list[tuple[float, int]]:
+        """Scores and row addresses of the answers from number `offset` (0 is the best) on, k at most."""
+        entries = self.in_order() if apart_km is None else self._spread(apart_km)
+        page = islice(entries, offset, offset + k)
+        return [(score, row) for score, row in page if min_score is None or score >= min_score]
+
+    def _spread(self, apart_km: float) -> Iterator[tuple[float, int]]:
+        """Pass over chips whose middle is within `apart_km` of a better one's; without a place, those of its file."""
+        entries, kept, files = self.in_order(), np.zeros((0, 2)), set()
+        while block := deque(islice(entries, TAKEN)):
+            rows = np.array([row for _, row in block], np.int64)
+            for (score, number), row in zip(block, self.table.take(rows, ("path", *BOUNDS)), strict=True):
+                if row["west"] is None:
+                    if row["path"] not in files:
+                        files.add(row["path"])
+                        yield score, number
+                    continue
+                middle = middles(np.array([[row[name] for name in BOUNDS]], np.float64))
+                if not len(kept) or kilometres(kept, middle[0]).min() >= apart_km:
+                    kept = np.vstack([kept, middle])
+                    yield score, number
+
+
+def to_hit(rank: int, score: float, row: dict[str, Any], extra: tuple[str, ...] = ()) -> Hit:
+    """A row of the table as a hit; `extra` are columns that were added to the table."""
+    return Hit(
+        rank=rank,
+        chip_id=row["chip_id"],
+        score=score,
+        footprint=None if row["footprint"] is None else shapely.from_wkb(row["footprint"]),
+        acquired=None if row["acquired"] is None else row["acquired"].isoformat(),
+        sensor=row["sensor"],
+        caption=row["caption"] or "",
+        path=row["path"],
+        window=Window(row["row"], row["col"], row["height"], row["width"]),
+        metadata={name: row[name] for name in ("valid", "cloud", "bands", *extra)},
+    )
