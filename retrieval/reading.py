@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 
 from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
+from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
 from retrieval.quality import CloudTest, classes_layer, cloud_map, cloud_test
 from rsvlm.errors import RsvlmError
@@ -130,106 +130,10 @@ class _Reading:
     shared: bool
     ended: threading.Lock = field(default_factory=threading.Lock)  # taken once, by who ends it
 
-
-class _Desk:
-    """Hands rasters to the readers in order, several readers to one, and none far ahead of the oldest unfinished."""
-
-    def __init__(self, jobs: int, ahead: int) -> None:
-        self._jobs, self._ahead = jobs, ahead
-        self._changed = threading.Condition()
-        self._open: list[_Reading] = []
-        self._next = self._finished = self._opening = self.waiting = 0
-        self._stopped = False
-
-    def take(self) -> int | _Reading | None:
-        """A raster to help with, else the number of the next job; None when there is nothing more to do."""
-        with self._changed:
-            self.waiting += 1
-            self._changed.wait_for(lambda: self._stopped or self._joinable or self._may_start or self._dry)
-            self.waiting -= 1
-            if self._stopped:
-                return None
-            if self._joinable:
-                return self._joinable[0]
-            if not self._may_start:
-                return None
-            self._next += 1
-            self._opening += 1
-            return self._next - 1
-
     @property
-    def _joinable(self) -> list[_Reading]:
-        return [reading for reading in self._open if reading.shared and reading.sheet.cells_left]
-
-    @property
-    def _may_start(self) -> bool:
-        return self._next < min(self._jobs, self._finished + self._ahead)
-
-    @property
-    def _dry(self) -> bool:
-        return self._next >= self._jobs and not self._opening
-
-    def opened(self, reading: _Reading | None) -> None:
-        """A raster that was handed out is open, and others may help, or it could not be opened."""
-        with self._changed:
-            self._opening -= 1
-            if reading is not None:
-                self._open.append(reading)
-            self._changed.notify_all()
-
-    def closed(self, reading: _Reading) -> None:
-        """A raster has nothing left to take."""
-        with self._changed:
-            if reading in self._open:
-                self._open.remove(reading)
-
-    def finish(self, count: int) -> None:
-        """The first `count` jobs are done."""
-        with self._changed:
-            self._finished = count
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Let every reader go home."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-
-class _Channel:
-    """Messages on their way to one listener; holds the senders back while more bytes wait than allowed."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._held = limit, 0
-        self._items: deque[Message | None] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, message: Message | None, size: int = 0) -> bool:
-        """Send; waits for room. False where the listener has gone."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._held or self._held + size <= self._limit)
-            if self._closed:
-                return False
-            self._items.append(message)
-            self._held += size
-            self._changed.notify_all()
-            return True
-
-    def drain(self, timeout: float) -> list[Message | None]:
-        """All that waits; nothing where nothing came in time."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items, timeout)
-            items, self._held = list(self._items), 0
-            self._items.clear()
-            self._changed.notify_all()
-            return items
-
-    def close(self) -> None:
-        """Nobody listens any more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    def joinable(self) -> bool:
+        """Whether another reader would find enough left to do."""
+        return self.shared and self.sheet.cells_left > 1
 
 
 class Readers:
@@ -250,7 +154,7 @@ class Readers:
         waiting: int = WAITING_BYTES,
     ) -> None:
         self._jobs, self._tiling, self._threads = jobs, (chip, stride), threads
-        self._desk, self._channel = _Desk(len(jobs), ahead), _Channel(waiting)
+        self._desk, self._channel = Desk[_Reading](len(jobs), ahead), Channel[Message](waiting)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._futures: list[Future[None]] = [self._pool.submit(self._run) for _ in range(threads)]
 

@@ -42,6 +42,33 @@ def test_vectors_are_those_of_one_scene_at_a_time_whatever_the_batch_and_threads
         assert result.source.content_hash
 
 
+def test_several_encoders_share_the_batches_and_make_the_same_vectors(files):
+    one, two = TinyEncoder(), TinyEncoder()
+    jobs = [Job(path) for path in files]
+    shared = list(embed_rasters(jobs, [one, two], chip=16, stride=16, batch=3))
+    for result, alone in zip(shared, results(files), strict=True):
+        np.testing.assert_allclose(result.vectors, alone.vectors, atol=1e-5)
+    assert abs(len(one.batches) - len(two.batches)) <= 1
+    two.dim = DIM + 1
+    with pytest.raises(SceneError, match="several encoders"):
+        list(embed_rasters(jobs, [one, two]))
+
+
+def test_overlap_changes_no_vector(files):
+    found = list(embed_rasters([Job(path) for path in files], TinyEncoder(), chip=16, stride=5, batch=8, readers=3))
+    for path, result in zip(files, found, strict=True):
+        windows, vectors = slowly(path, TinyEncoder(), 16, 5)
+        assert list(result.windows) == windows
+        np.testing.assert_allclose(result.vectors, vectors, atol=1e-5)
+
+
+def test_the_real_network_gives_the_same_vectors_in_any_batch(untrained_encoder, files):
+    jobs = [Job(path, "sentinel-2-l2a") for path in files[:3]]
+    one, many = (list(embed_rasters(jobs, untrained_encoder, chip=16, stride=16, batch=batch)) for batch in (1, 8))
+    for alone, together in zip(one, many, strict=True):
+        np.testing.assert_allclose(alone.vectors, together.vectors, atol=1e-5)
+
+
 def test_the_order_of_the_jobs_changes_no_vector(files):
     forward = {r.job.path: r.vectors for r in results(files, batch=7)}
     backward = {r.job.path: r.vectors for r in results(files[::-1], batch=7)}
