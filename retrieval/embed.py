@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedChips", "Job", "PixelEncoder", "Source", "embed_rasters", "encode_raw", "physical"]
 
+CPU_CHIPS, CPU_BYTES = 16, 16 * 2**20  # more at once falls out of a CPU's cache and takes twice the time per chip
 MIN_VALID = 0.1  # a chip with less valid ground than this says more about its mask than about the place
 
 
@@ -107,9 +108,17 @@ def _launch(
     linear: bool,
 ) -> tuple[Tensor, Tensor]:
     """Vectors (N, D) and valid fractions (N,), on the device; nothing here waits for a GPU to be done."""
-    layers, mask = _stacked(raw, encoder.device), _stacked(valid, encoder.device)
-    pixels, mask = physical(layers, mask, bands, linear=linear)
-    return encoder.embed(pixels, mask, bands), mask.float().mean(dim=(1, 2))
+    step = len(raw)
+    if encoder.device.type == "cpu":
+        step = min(CPU_CHIPS, max(1, CPU_BYTES // (4 * raw[0].size)))
+    found = []
+    for start in range(0, len(raw), step):
+        part = slice(start, start + step)
+        layers, mask = _stacked(raw[part], encoder.device), _stacked(valid[part], encoder.device)
+        pixels, mask = physical(layers, mask, bands, linear=linear)
+        found.append((encoder.embed(pixels, mask, bands), mask.float().mean(dim=(1, 2))))
+    vectors, fractions = zip(*found, strict=True)
+    return torch.cat(vectors), torch.cat(fractions)
 
 
 def _stacked(arrays: Sequence[NDArray[Any]] | NDArray[Any], device: torch.device) -> Tensor:

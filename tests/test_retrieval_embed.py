@@ -54,6 +54,16 @@ def test_several_encoders_share_the_batches_and_make_the_same_vectors(files):
         list(embed_rasters(jobs, [one, two]))
 
 
+def test_a_cpu_takes_large_batches_in_small_parts_and_makes_the_same_vectors():
+    encoder = TinyEncoder()
+    raw = np.random.default_rng(0).integers(1, 9000, (37, 1, 8, 8)).astype(np.uint16)
+    valid = np.ones((37, 8, 8), bool)
+    vectors, _ = encode_raw(encoder, raw, valid, open_bands())
+    assert encoder.batches == [16, 16, 5]
+    alone = [encode_raw(TinyEncoder(), raw[i : i + 1], valid[i : i + 1], open_bands())[0][0] for i in range(37)]
+    np.testing.assert_allclose(vectors, alone, atol=1e-5)
+
+
 def test_overlap_changes_no_vector(files):
     found = list(embed_rasters([Job(path) for path in files], TinyEncoder(), chip=16, stride=5, batch=8, readers=3))
     for path, result in zip(files, found, strict=True):
