@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from retrieval import Archive
     from retrieval.archive import ArchiveEncoder
     from rsvlm.encoder.model import SpectralEncoder
@@ -75,8 +78,49 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, indent=1, default=str))
         return
+    index = facts.pop("index")
     for key, value in facts.items():
         typer.echo(f"{key}: {value}")
+    _tell_index(index)
+
+
+def _tell_index(index: dict[str, Any]) -> None:
+    """The state of the search index and every part of it, in words with numbers."""
+    asked = f", kind asked for: {index['asked']}" if "asked" in index else ""
+    typer.echo(f"index: {index['state']}{asked}")
+    for part in index.get("segments", []):
+        removed = f" and {part['removed_rows']:,} removed ones" if part["removed_rows"] else ""
+        typer.echo(f"  {part['kind']}, {part['rows']:,} chips{removed}, {part['bytes'] / 1e6:.1f} MB on disk")
+        typer.echo(f"    why: {part['why']}")
+        typer.echo(f"    recall: {part['recall']}")
+
+
+@app.command()
+def build(
+    archive: ArchivePath,
+    kind: Annotated[str, typer.Option(help="auto, flat (exact), hnsw (graph) or ivf (compressed lists).")] = "auto",
+    recall: Annotated[float, typer.Option(help="Share of the 10 true neighbours that hnsw and ivf must find.")] = 0.95,
+    encoder: EncoderOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Build the search index anew, of a kind of your choice, and say why it is as it is."""
+    from retrieval import Archive
+
+    index = Archive.open(archive, _encoder(encoder, device)).build_index(kind, recall=recall)
+    _tell_index(index)
+
+
+@app.command()
+def annotate(
+    archive: ArchivePath,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or Parquet file.", show_default=False)],
+    on: Annotated[str, typer.Option(help="Column that names the chips: path or chip_id.")] = "path",
+) -> None:
+    """Add columns of a table to the chips, to filter by with --where."""
+    from retrieval import Archive
+
+    names = Archive.open(archive).annotate(_read_table(table, on), on=on)
+    typer.echo(f"{', '.join(names)} added", err=True)
 
 
 @app.command()
@@ -115,22 +159,30 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="""As 'sensor == "sentinel-2-l2a" and cloud < 0.2'.""")] = None,
     bbox: Annotated[str | None, typer.Option(help="W,S,E,N in degrees.")] = None,
+    near: Annotated[str | None, typer.Option(help="LON,LAT: chips near it score higher.")] = None,
+    near_km: Annotated[float, typer.Option(help="Distance at which --near counts a third.")] = 10.0,
+    text_weight: Annotated[float, typer.Option(help="How much the text counts beside --image.")] = 1.0,
+    apart_km: Annotated[float | None, typer.Option(help="Pass over chips nearer than this to a better one.")] = None,
+    offset: Annotated[int, typer.Option(help="Pass over so many of the best, for a further page.")] = 0,
     encoder: EncoderOption = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print hits as JSON.")] = False,
     as_geojson: Annotated[bool, typer.Option("--geojson", help="Print hits as GeoJSON.")] = False,
 ) -> None:
     """Search an archive in words or by example."""
-    from retrieval import Archive
+    from retrieval import Archive, Query
     from rsvlm.errors import QueryError
     from rsvlm.raster import read_scene
 
-    if (text is None) == (image is None):
-        raise QueryError("give either a text or --image to search for")
+    if text is None and image is None:
+        raise QueryError("give a text or --image to search for, or both")
     box = None if bbox is None else _box(bbox)
+    close_to = None if near is None else _place(near)
     loaded = _encoder(encoder, device)
-    query: Any = text if image is None else read_scene(image, sensor=sensor)
-    hits = Archive.open(archive, loaded).search(query, k, where=where, bbox=box)
+    scene = None if image is None else read_scene(image, sensor=sensor)
+    query = Query(text=text, image=scene, text_weight=text_weight, near=close_to, near_km=near_km)
+    opened = Archive.open(archive, loaded)
+    hits = opened.search(query, k, where=where, bbox=box, offset=offset, apart_km=apart_km)
     if as_geojson:
         collection = {"type": "FeatureCollection", "features": [hit.to_feature() for hit in hits]}
         typer.echo(json.dumps(collection, default=str))
@@ -175,3 +227,31 @@ def _box(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise QueryError(f"--bbox needs four numbers W,S,E,N in degrees; got {text!r}") from None
     return west, south, east, north
+
+
+def _place(text: str) -> tuple[float, float]:
+    from rsvlm.errors import QueryError
+
+    try:
+        longitude, latitude = (float(part) for part in text.split(","))
+    except ValueError:
+        raise QueryError(f"--near needs two numbers LON,LAT in degrees; got {text!r}") from None
+    return longitude, latitude
+
+
+def _read_table(path: Path, on: str) -> pa.Table:
+    """A CSV or Parquet file; paths in it may be relative to its folder, as in the project's manifests."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    from rsvlm.errors import QueryError
+
+    try:
+        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise QueryError(f"{path} cannot be read as a CSV or Parquet table: {error}") from error
+    if on != "path" or "path" not in table.column_names or not pa.types.is_string(table["path"].type):
+        return table
+    folder = Path(os.path.abspath(path)).parent
+    whole = [None if text is None else os.path.normpath(folder / text) for text in table["path"].to_pylist()]
+    return table.set_column(table.column_names.index("path"), "path", pa.array(whole, pa.string()))
