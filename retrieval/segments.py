@@ -111,12 +111,24 @@ class Segment:
             if problem is not None:
                 raise ArchiveError(f"{self.facts.file}: {problem}")
             try:
-                self.index = faiss_module().read_index(str(self.folder / self.facts.file))
+                self.index = faiss_module().read_index(str(self.folder / self.facts.file), self._reading())
             except RuntimeError as error:  # removed since it was checked
                 raise ArchiveError(f"{self.facts.file}: {str(error)[:120]}") from error
             if self.index.ntotal != self.rows:
                 raise ArchiveError(f"{self.facts.file}: {self.index.ntotal} vectors, {self.rows} expected")
         return self
+
+    def copy(self) -> Any:
+        """An index of its own to add to: read again where the one in memory is mapped, for adding to that crashes."""
+        self.load()
+        if self._reading() and self.facts.sha256:
+            return faiss_module().read_index(str(self.folder / self.facts.file))
+        return faiss_module().clone_index(self.index)
+
+    def _reading(self) -> int:
+        """How to read: compressed lists stay on the disk, mapped, and what searches touch stays in memory."""
+        mapped: int = getattr(faiss_module(), "IO_FLAG_MMAP_IFC", 0) if self.facts.kind == "ivf" else 0
+        return mapped
 
     def search(
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
@@ -262,7 +274,7 @@ def joined(
     whole = len(table.runs.in_fragments(covered(largest, table))) == largest.rows
     if choice.kind == "flat" or choice.kind != largest.facts.kind or not whole or rows > 2 * largest.facts.tuned_rows:
         return build_segment(table, fragments, plan, folder=folder, file=file)
-    index = faiss_module().clone_index(largest.load().index)  # searches may still run in the old one
+    index = largest.copy()  # searches may still run in the old one
     for _, vectors in table.vectors(others):
         index.add(np.ascontiguousarray(vectors))
     facts = replace(

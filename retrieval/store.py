@@ -42,6 +42,7 @@ METADATA_KEY = b"rsvlm"
 LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for files it cannot read; no common root
 UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
 MANY_FRAGMENTS = 32
+TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are joined
 REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
 HIT_COLUMNS = (
@@ -200,9 +201,19 @@ class ChipTable:
     def replace(self, rows: pa.Table) -> None:
         """In one commit, put these rows in place of every row of the same files, by path or by content."""
         outdated = f"path IN ({_listed(rows['path'])}) OR content_hash IN ({_listed(rows['content_hash'])})"
-        merge = self.dataset.merge_insert("chip_id").when_matched_update_all().when_not_matched_insert_all()
         with _committing():
-            merge.when_not_matched_by_source_delete(outdated).execute(rows)
+            if not self.dataset.count_rows(filter=outdated):  # all new: no need to join with every row there is
+                self.dataset = lance.write_dataset(self._widened(rows), self.dataset, mode="append")
+                return
+            merge = self.dataset.merge_insert("chip_id").when_matched_update_all().when_not_matched_insert_all()
+            merge.when_not_matched_by_source_delete(outdated).execute(self._widened(rows))
+
+    def _widened(self, rows: pa.Table) -> pa.Table:
+        """Rows with nothing in the columns that were added to the table."""
+        for field in self.dataset.schema:
+            if field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        return rows.select(self.dataset.schema.names)
 
     @property
     def added_columns(self) -> dict[str, str]:
@@ -238,10 +249,16 @@ class ChipTable:
         return count
 
     def tidy(self) -> None:
-        """Join many small fragments and forget versions older than a day."""
+        """Join many small fragments and forget versions older than a day.
+
+        Only fragments smaller than a tier are joined, and only when there are several, so that every row is written a
+        few times at most however often a little is added.
+        """
         with _committing():
-            if len(self.dataset.get_fragments()) > MANY_FRAGMENTS:
-                self.dataset.optimize.compact_files()
+            rows = [part.count_rows() for part in self.dataset.get_fragments()]
+            small = (tier for tier in TIERS if sum(count < tier for count in rows) > MANY_FRAGMENTS // len(TIERS))
+            if len(rows) > MANY_FRAGMENTS and (tier := next(small, None)) is not None:
+                self.dataset.optimize.compact_files(target_rows_per_fragment=tier)
             self.dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
 
     @cached_property
@@ -291,7 +308,7 @@ class ChipTable:
 
     def take(self, addresses: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
         """Rows at these addresses, in their order."""
-        rows: list[dict[str, Any]] = self._take(addresses, columns).to_pylist()
+        rows: list[dict[str, Any]] = self._take(addresses, columns).to_pylist() if len(addresses) else []
         return rows
 
     def vectors_at(self, addresses: NDArray[np.int64]) -> NDArray[np.float32]:

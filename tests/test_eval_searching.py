@@ -9,6 +9,7 @@ from fakes import DIM, TinyEncoder, write_raster
 
 from eval.searching import archive_statistics, index_loss
 from retrieval import Archive
+from retrieval.kinds import Effort
 from rsvlm.errors import EvaluationError, QueryError
 
 FILES = 14
@@ -38,12 +39,11 @@ def coarse(exact):
     archive = Archive.open(exact.folder, exact.encoder)
     archive.search(vectors_of(exact)[0])
     vectors = vectors_of(exact)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, 12, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(DIM, "IVF12,Flat,Refine(SQ8)", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add(vectors)
-    index.nprobe = 1
-    generation = archive._generation
-    archive._generation = replace(generation, index=replace(generation.index, faiss_index=index))
+    (segment,) = archive._generation.index.segments
+    segment.index, segment.facts = index, replace(segment.facts, kind="ivf", effort=Effort(1))
     return archive
 
 
@@ -85,7 +85,7 @@ def test_a_coarse_index_loses_what_counting_says(coarse, queries):
     for cut, share in shares.items():
         assert found[f"recall@{cut}"]["value"] == pytest.approx(100 * np.mean(share), abs=0.01)
     assert found["recall@10"]["low"] <= found["recall@10"]["value"] <= found["recall@10"]["high"]
-    assert found["index"] == "IndexIVFFlat"
+    assert found["index"] == "IndexRefine"
 
 
 def test_a_condition_holds_on_both_sides(exact, queries):
