@@ -106,7 +106,9 @@ def _as_named(header: Header, sensor: Sensor | None, names: Sequence[str]) -> Re
 
 def _as_sensor(header: Header, sensor: Sensor, item_names: Sequence[str]) -> Resolved:
     for described in (header.descriptions, item_names):
-        if len(described) == len(header.layers) and any(_find(sensor, text) for text in described):
+        known = [text for text in described if _find(sensor, text) is not None]
+        shown_only = tuple(described) == header.colors and len(known) < len(described)  # false colours have no names
+        if len(described) == len(header.layers) and known and not shown_only:
             return _matched(header, sensor, described)
     layers = _layers_for(header, len(sensor.bands))
     if len(layers) != len(sensor.bands):

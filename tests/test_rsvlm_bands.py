@@ -277,3 +277,13 @@ def test_an_item_behind_a_link_is_left_out(plain, tmp_path_factory):
     plain.with_suffix(".json").symlink_to(elsewhere)
     with pytest.raises(BandError):
         open_raster(plain)
+
+
+def test_the_colours_a_picture_is_shown_in_do_not_name_the_bands_of_a_false_colour_sensor(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.dstack([np.full((8, 8), value, np.uint8) for value in (10, 20, 30)])).save(tmp_path / "f.png")
+    with open_raster(tmp_path / "f.png", sensor="ombria-s2") as raster:
+        pixels, _ = raster.read_raw()
+    assert [band.name for band in raster.bands] == ["swir", "nir", "red"]
+    assert pixels[:, 0, 0].tolist() == [10, 20, 30]
