@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -50,6 +52,7 @@ UNIT_BYTES = 2**29  # of imagery in one unit of work at most
 UNIT_FILES = 256
 UNITS_PER_WORKER = 4  # so that one slow unit at the end keeps no worker idle for long
 BOLD_ATTEMPTS = 2  # at a unit whose worker died, before its files are done one by one to find the one that kills
+CONNECT_SECONDS = 5.0
 OBJECT_STORE_BYTES = 2**28  # descriptors and counts only: no pixel travels between processes
 
 
@@ -320,6 +323,7 @@ def _cluster(pool: Pool, *, progress: bool) -> Iterator[Any]:
     import ray
     import ray.data
 
+    _require_answer(pool.address)
     own = not ray.is_initialized()
     here: dict[str, Any] = {
         "num_cpus": pool.workers,
@@ -335,9 +339,7 @@ def _cluster(pool: Pool, *, progress: bool) -> Iterator[Any]:
                 **(here if pool.address == "local" else {}),
             )
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            raise ArchiveError(
-                f"no Ray cluster answers at {pool.address!r} ({str(error)[:120]}); start one, or give 'local'"
-            ) from error
+            raise _silent(pool.address, error) from error
     ray.data.DataContext.get_current().enable_progress_bars = progress
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
@@ -345,6 +347,21 @@ def _cluster(pool: Pool, *, progress: bool) -> Iterator[Any]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ArchiveError where nothing listens at a host and port: Ray itself would try for minutes, then abort."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        place = (parts.hostname or "", parts.port)
+        if place[1] is not None:
+            socket.create_connection((place[0], place[1]), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _silent(address, error) from error
+
+
+def _silent(address: str, error: Exception) -> ArchiveError:
+    return ArchiveError(f"no Ray cluster answers at {address!r} ({str(error)[:120]}); start one, or give 'local'")
 
 
 def _problem(content: Content, result: EmbeddedChips) -> str | None:

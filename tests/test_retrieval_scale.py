@@ -279,7 +279,7 @@ def test_a_worker_with_another_encoder_and_no_workers_are_refused(archive, scene
     assert "tiny-0" in row["refusal"][0]
     assert "tiny-1" in row["refusal"][0]
     with pytest.raises(QueryError, match="at least 1 worker"):
-        Pool(TinyEncoder, workers=0)
+        scale.add_with_ray(archive, scenes, workers=0)
 
 
 def test_parts_are_written_and_committed_at_a_uri(archive, scenes, tmp_path):
@@ -298,7 +298,17 @@ def test_parts_are_written_and_committed_at_a_uri(archive, scenes, tmp_path):
     assert table.remove(f"path = '{scenes}/01.tif'") == 6
     table.replace(rows.slice(0, 6))
     assert len(table) == 18
-    assert len(table.positions("row = 0")) == 9
+    assert table.dataset.count_rows(filter="row = 0") == 9
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:notaport"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(archive, scenes, address):
+    pytest.importorskip("ray")
+    start = time.monotonic()
+    with pytest.raises(ArchiveError, match="no Ray cluster answers"):
+        add_on(Pool(TinyEncoder, address), archive, scenes, sensor=SENSOR, progress=False)
+    assert time.monotonic() - start < 20
+    assert len(Archive.open(archive.folder)) == 0
 
 
 @pytest.mark.slow
