@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rasterio.enums import Resampling
 
 from retrieval.cutting import CloudMap
 from rsvlm.scene import Grid, Scene
@@ -26,10 +25,10 @@ NOTHING, CLOUDY = 0, (8, 9, 10)  # its codes: no data; medium and high probabili
 
 @dataclass(frozen=True, slots=True)
 class CloudTest:
-    """Which way a raster tells clouds: a layer of classes (`layer`, from 0), else the bands at these positions."""
+    """Which way a raster tells clouds: a layer of classes, by its name, else the bands at these positions."""
 
     step: int  # every which row and column is looked at
-    layer: int | None = None
+    layer: str | None = None
     positions: tuple[int, ...] = ()
 
 
@@ -49,11 +48,9 @@ def cloud_test(raster: Raster, chip: tuple[int, int]) -> CloudTest | None:
     return CloudTest(step, positions=tuple(place for place, two in enumerate(names) if two & TESTED))
 
 
-def classes_layer(raster: Raster) -> int | None:
-    """Position in the file of the layer of scene classes, None where it has none."""
-    header = raster._file.header  # the classes are no band of the sensor, so the raster itself does not show them
-    names = [text.strip().upper() for text in header.descriptions]
-    return header.layers[names.index(CLASSES)] if CLASSES in names else None
+def classes_layer(raster: Raster) -> str | None:
+    """What the file calls its layer of scene classes, None where it has none."""
+    return next((name for name in raster.layer_names if name.strip().upper() == CLASSES), None)
 
 
 def cloud_map(
@@ -63,8 +60,7 @@ def cloud_map(
     thin = (slice(-window.row % test.step, None, test.step), slice(-window.col % test.step, None, test.step))
     seen = valid[thin]
     if test.layer is not None:  # the block comes out of GDAL's cache where layers are stored together
-        codes, _ = raster._file.read(window, valid.shape, Resampling.nearest, (test.layer,))
-        codes = codes[0][thin]
+        codes = raster.read_layer(test.layer, window)[thin]
         seen = seen & (codes != NOTHING)
         return CloudMap(test.step, seen, seen & np.isin(codes, CLOUDY))
     if not seen.size:

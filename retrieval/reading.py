@@ -123,6 +123,7 @@ class _Reading:
 
     number: int
     job: Job
+    raster: Raster  # of the thread that began; others take handles of their own from it
     stamp: tuple[int, ...]
     sheet: Sheet
     kind: Kind
@@ -223,7 +224,7 @@ class Readers:
 
     def _join(self, reading: _Reading) -> None:
         try:
-            with open_raster(reading.job.path, sensor=reading.job.sensor) as raster:
+            with reading.raster.again() as raster:
                 self._work(reading, raster)
         except (RsvlmError, OSError) as error:
             self._end(reading, _in_words(error, reading.job))
@@ -231,10 +232,10 @@ class Readers:
     def _reading(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster) -> _Reading:
         windows, layout = list(tiles(raster.grid, *self._tiling)), layout_of(raster)
         size = windows[0].height, windows[0].width
-        # Striped files and pictures are decoded from their start on, and floats are sampled on opening: one reader.
-        shared = self._threads > 1 and layout.blocks[1] > 1 and raster.dtype.kind in "iu"
+        # Striped files and pictures are decoded from their start on: one reader.
+        shared = self._threads > 1 and layout.blocks[1] > 1
         kind = Kind(raster.bands, raster.linear_backscatter, str(raster.dtype), (len(raster.bands), *size))
-        return _Reading(number, job, stamp, Sheet(windows, layout), kind, cloud_test(raster, size), shared)
+        return _Reading(number, job, raster, stamp, Sheet(windows, layout), kind, cloud_test(raster, size), shared)
 
     def _work(self, reading: _Reading, raster: Raster) -> None:
         for cut in read_chips(raster, reading.sheet, reading.clouds):

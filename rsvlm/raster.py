@@ -9,6 +9,7 @@ import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ __all__ = ["Door", "Raster", "open_raster", "read_labels", "read_scene", "tiles"
 
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # grid_of logs it, by file name
-SAMPLE = 256  # side of the decimated read that unit decisions are taken from
+SAMPLE = 256  # side of a decimated block that unit decisions are taken from
+SAMPLE_BLOCKS, SAMPLE_VALUES = 9, 2**14  # so many blocks at least, and more until so many pixels are valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,26 @@ class Raster:
         height, width = self._file.dataset.block_shapes[self._layers[0]]
         return height, width
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """What the file calls its layers, in their order; also those that are no band of the sensor."""
+        return self._file.header.descriptions
+
+    def again(self) -> Raster:
+        """A second handle on the same file, for another thread: the bands are not told and nothing is sampled anew.
+
+        Raises ImageryError where the file is gone or is another one now.
+        """
+        source, header = self._file, self._file.header
+        with ExitStack() as stack, _gdal(source.name, source.door):
+            dataset, _ = _opened(source.source, source.name, source.door, stack)
+            if (dataset.height, dataset.width, dataset.count) != (*self.grid.shape, header.count):
+                raise ImageryError(f"{source.name} was replaced by another file since it was opened; open it again")
+            second = replace(self, _file=replace(source, dataset=dataset, stack=stack.pop_all()))
+        told = ("content_hash", "linear_backscatter")
+        second.__dict__.update({name: value for name, value in self.__dict__.items() if name in told})
+        return second
+
     @cached_property
     def content_hash(self) -> str:
         """Sha256 of the file's bytes; raises ImageryError for a source that is no local file."""
@@ -104,8 +126,7 @@ class Raster:
             return False
         if re.search(r"(?<![a-z])(linear|power|intensity)(?![a-z])", stated):
             return True
-        raw, valid = self._sample()
-        values = raw[:, valid]
+        values = self._sample()
         return bool(values.size) and float(np.median(values)) >= 0
 
     def read_raw(
@@ -123,6 +144,20 @@ class Raster:
         if shape != native and self.fill and not own_fill:  # GDAL would average the fill into its neighbours
             return resample(*self._read(window, native, Resampling.nearest), shape)
         return self._read(window, shape, _resampling(native, shape))
+
+    def read_layer(self, name: str, window: Window | None = None) -> NDArray[Any]:
+        """Stored values (h, w) of a layer by its name in the file, be it a band of the sensor or not.
+
+        Raises BandError for a name that is not there, else as `read_raw`.
+        """
+        if not name or name not in self.layer_names:
+            named = ", ".join(filter(None, self.layer_names)) or "none with a name"
+            raise BandError(f"{self._file.name} has no layer {name!r}; it has {named}")
+        window = self._window(window)
+        layer = self._file.header.layers[self.layer_names.index(name)]
+        values, _ = self._file.read(window, (window.height, window.width), Resampling.nearest, (layer,))
+        found: NDArray[Any] = values[0]
+        return found
 
     def read(self, window: Window | None = None, *, shape: tuple[int, int] | None = None) -> Scene:
         """The scene in physical units (reflectance, dB, display 0-1), float32; options and errors as `read_raw`."""
@@ -147,10 +182,20 @@ class Raster:
             raise SceneError(f"{window} reaches outside {self._file.name} of {height} x {width} pixels")
         return window
 
-    def _sample(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        height, width = self.grid.shape
-        shape = min(height, SAMPLE), min(width, SAMPLE)
-        return self._read(Window(0, 0, height, width), shape, Resampling.nearest)
+    def _sample(self) -> NDArray[Any]:
+        """Valid values (C, n) of a few blocks spread over the file; of all where there are few, or little is valid."""
+        height, width = self.block_shape
+        found, seen = [np.zeros((len(self.bands), 0), self.dtype)], 0
+        for count, (row, col) in enumerate(_spread(-(-self.grid.height // height), -(-self.grid.width // width))):
+            if count >= SAMPLE_BLOCKS and seen >= SAMPLE_VALUES:
+                break
+            row, col = row * height, col * width
+            block = Window(row, col, min(height, self.grid.height - row), min(width, self.grid.width - col))
+            shape = min(block.height, SAMPLE), min(block.width, SAMPLE)
+            raw, valid = self._read(block, shape, Resampling.nearest)
+            found.append(raw[:, valid])
+            seen += found[-1].shape[1]
+        return np.concatenate(found, axis=1)
 
     def _read(self, window: Window, shape: tuple[int, int], how: Resampling) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         raw, valid = self._file.read(window, shape, how, self._layers)
@@ -169,6 +214,7 @@ class _File:
 
     dataset: Any  # rasterio.DatasetReader
     name: str
+    source: str | os.PathLike[str]  # as it was asked for
     path: Path
     door: Door
     item: Item
@@ -289,6 +335,16 @@ def _starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
+def _spread(rows: int, cols: int) -> Iterator[tuple[int, int]]:
+    """Every block once: first some that lie apart, by the additive recurrence R2 of Roberts (2018), then in order."""
+    apart = (
+        (int((0.5 + 0.7548776662 * i) % 1 * rows), int((0.5 + 0.5698402910 * i) % 1 * cols)) for i in range(rows * cols)
+    )
+    few = dict.fromkeys(islice(apart, 8 * SAMPLE_BLOCKS))
+    yield from few
+    yield from (place for place in product(range(rows), range(cols)) if place not in few)
+
+
 def _resampling(native: tuple[int, int], shape: tuple[int, int]) -> Resampling:
     if shape == native:
         return Resampling.nearest
@@ -327,16 +383,20 @@ def _gdal(name: str, door: Door) -> Iterator[None]:
 
 def _open(path: str | os.PathLike[str], door: Door) -> _File:
     name = in_short(Path(path).name)
-    real, driver = (Path(path), None) if door.trust else door.admit(path)
     with ExitStack() as stack, _gdal(name, door):
-        source = str(path) if door.trust else real
-        dataset = stack.enter_context(rasterio.open(source, driver=driver))
-        check_header(dataset, name, door)
-        dataset = upright(dataset, stack)
+        dataset, real = _opened(path, name, door, stack)
         item = item_beside(real)
         grid = grid_of(dataset, item, name)
         header = header_of(dataset, real, item, grid)
-        return _File(dataset, name, real, door, item, grid, header, stack.pop_all())
+        return _File(dataset, name, path, real, door, item, grid, header, stack.pop_all())
+
+
+def _opened(path: str | os.PathLike[str], name: str, door: Door, stack: ExitStack) -> tuple[Any, Path]:
+    """The dataset at a path and where that really is: let in by the door, upright, closed with the stack."""
+    real, driver = (Path(path), None) if door.trust else door.admit(path)
+    dataset = stack.enter_context(rasterio.open(str(path) if door.trust else real, driver=driver))
+    check_header(dataset, name, door)
+    return upright(dataset, stack), real
 
 
 def _raster(file: _File, resolved: Resolved) -> Raster:
@@ -383,8 +443,7 @@ def _rescaled(bands: Sequence[Band], pairs: Sequence[tuple[float, float]]) -> tu
 
 def _is_physical(raster: Raster) -> bool:
     """Whether float reflectance is stored as such and not as ten-thousandths: nearly all of it lies below 2."""
-    raw, valid = raster._sample()
-    values = np.abs(raw[:, valid])
+    values = np.abs(raster._sample())
     return bool(values.size) and float(np.percentile(values, 98)) < 2
 
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import tracemalloc
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from retrieval.intake import content_hash
 from retrieval.quality import cloud_test
 from retrieval.reading import Chip, Ended, Job, Opened, Readers, layout_of, read_chips
 from rsvlm.errors import SceneError
-from rsvlm.raster import open_raster, tiles
+from rsvlm.raster import Raster, open_raster, tiles
 from rsvlm.scene import Window
 from rsvlm.spectral import clouds
 
@@ -189,10 +190,10 @@ def test_handles_stay_in_the_thread_that_opened_them_and_all_are_closed(tmp_path
 
     path = write_noise(tmp_path / "a.tif", (400, 300), **LAYOUTS["tiled by band"])
     opened, used = {}, []
-    real_open, real_read = retrieval.reading.open_raster, retrieval.reading.read_part
+    real_open, real_again, real_read = retrieval.reading.open_raster, Raster.again, retrieval.reading.read_part
 
-    def opening(*args, **options):
-        raster = real_open(*args, **options)
+    def opening(*args, real=real_open, **options):
+        raster = real(*args, **options)
         opened[id(raster)] = (raster, threading.get_ident())
         return raster
 
@@ -201,6 +202,7 @@ def test_handles_stay_in_the_thread_that_opened_them_and_all_are_closed(tmp_path
         return real_read(raster, *args)
 
     monkeypatch.setattr(retrieval.reading, "open_raster", opening)
+    monkeypatch.setattr(Raster, "again", partialmethod(opening, real=real_again))
     monkeypatch.setattr(retrieval.reading, "read_part", reading)
     heard([Job(path)], threads=3)
     assert used

@@ -21,7 +21,7 @@ from rasterio.warp import transform as transform_points
 
 from rsvlm.errors import BandError, GeoreferenceError, ImageryError, ImageryTooLargeError, SceneError
 from rsvlm.errors import UnsafeImageryError as Unsafe
-from rsvlm.raster import Door, open_raster, read_labels, read_scene, tiles
+from rsvlm.raster import Door, _File, _spread, open_raster, read_labels, read_scene, tiles
 from rsvlm.resample import resample
 from rsvlm.scene import Grid, Window
 
@@ -433,6 +433,67 @@ def test_units_in_the_file_go_before_a_guess_from_its_values(tmp_path):
     with open_raster(write(tmp_path / "b.tif", low, names=("VV",), tags={"UNITS": "linear power"})) as raster:
         assert raster.linear_backscatter
         assert not raster.read().valid.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (13, 17)])
+def test_every_block_can_be_sampled_and_each_once(shape):
+    places = list(_spread(*shape))
+    assert sorted(places) == [(row, col) for row in range(shape[0]) for col in range(shape[1])]
+    rows, cols = zip(*places[:9], strict=True)
+    for length, starts in zip(shape, (rows, cols), strict=True):  # the first nine look into every third
+        assert len({3 * start // length for start in starts}) == min(length, 3)
+
+
+def test_units_are_told_from_a_few_blocks_and_from_all_where_little_is_valid(tmp_path, monkeypatch):
+    linear = np.random.default_rng(5).uniform(0.001, 0.5, (2, 1024, 1024)).astype(np.float32)
+    tiled = {"tiled": True, "blockxsize": 64, "blockysize": 64, "nodata": np.nan, "names": ("VV", "VH")}
+    empty = np.full_like(linear, np.nan)
+    empty[:, 70:90, 900:920] = linear[:, :20, :20]
+    read, blocks = _File.read, []
+    monkeypatch.setattr(_File, "read", lambda self, *rest: blocks.append(rest[0]) or read(self, *rest))
+    with open_raster(write(tmp_path / "a.tif", linear, **tiled)) as raster:
+        assert raster.linear_backscatter
+        assert len(set(blocks)) == len(blocks) == 9  # of 256
+    blocks.clear()
+    with open_raster(write(tmp_path / "b.tif", empty, **tiled)) as raster:
+        assert raster.linear_backscatter
+        assert len(set(blocks)) == len(blocks) == 256
+    blocks.clear()
+    with open_raster(write(tmp_path / "c.tif", linear[:1], **{**tiled, "names": ("B04",)})) as raster:
+        assert (raster.bands[0].scale, raster.bands[0].offset) == (1.0, 0.0)
+        assert len(blocks) == 9
+
+
+def test_a_second_handle_reads_the_same_without_asking_again(tmp_path, monkeypatch):
+    linear = np.random.default_rng(6).uniform(0.001, 0.5, (2, 64, 64)).astype(np.float32)
+    path = write(tmp_path / "a.tif", linear, names=("VV", "VH"))
+    with open_raster(path) as raster:
+        first = raster.read()
+        monkeypatch.setattr("rsvlm.raster.item_beside", None)  # nothing is told anew
+        with raster.again() as second:
+            assert second._file.dataset is not raster._file.dataset
+            read, whole = _File.read, []
+            monkeypatch.setattr(_File, "read", lambda self, *rest: whole.append(rest[0]) or read(self, *rest))
+            assert np.array_equal(second.read().pixels, first.pixels)
+            assert whole == [Window(0, 0, 64, 64)]  # nothing was sampled
+        assert np.array_equal(raster.read().pixels, first.pixels)
+        write(path, linear[:1], names=("VV",))
+        with pytest.raises(ImageryError, match="replaced by another file"):
+            raster.again()
+
+
+def test_layers_that_are_no_band_are_read_by_their_name(tmp_path):
+    pixels = np.random.default_rng(7).integers(1, 9000, (3, 20, 30)).astype(np.uint16)
+    path = write(tmp_path / "a.tif", pixels, names=("B04", "B08", "SCL"))
+    with open_raster(path, sensor="sentinel-2-l2a") as raster:
+        assert raster.layer_names == ("B04", "B08", "SCL")
+        assert len(raster.bands) == 2
+        assert np.array_equal(raster.read_layer("SCL"), pixels[2])
+        assert np.array_equal(raster.read_layer("B08", Window(3, 4, 5, 6)), pixels[1, 3:8, 4:10])
+        with pytest.raises(BandError, match="no layer 'B99'; it has B04, B08, SCL"):
+            raster.read_layer("B99")
+        with pytest.raises(SceneError, match="outside"):
+            raster.read_layer("SCL", Window(0, 0, 21, 1))
 
 
 def test_scale_and_offset_of_the_file_go_before_the_preset(tmp_path):
