@@ -57,6 +57,8 @@ def add_with_ray(
         ArchiveError: The cluster does not answer, or a worker died again and again; finished units are kept and the
             same call goes on from there. FingerprintError for another encoder than the archive's.
     """
+    if encoder_folder is not None and os.path.exists(encoder_folder):
+        encoder_folder = os.path.abspath(encoder_folder)  # workers may run in another folder
     pool = Pool(partial(_load_encoder, encoder_folder, device), address, workers, gpus=float(device != "cpu"))
     return add_on(pool, archive, paths, sensor=sensor)
 
