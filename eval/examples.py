@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.maps import read_map
-from eval.metrics.ranking import best
+from eval.metrics.ranking import CUTS, best
 from eval.pictures import BOTH, LEFT_OUT, SAID, TRUE, Shown, coloured, compared, outlined, palette, photo, shown
 from eval.predictions import text_of
-from eval.tasks.retrieval import BY_LABEL
+from eval.tasks.retrieval import BY_LABEL, BY_PLACE, unpacked_vector
 from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def _kind(finished: Finished) -> _Kind:
     name, settings = finished.run.task.name, finished.run.settings
     if name == "retrieval" and settings.protocol in BY_LABEL:
         return LABELS
+    if name == "retrieval" and settings.protocol in BY_PLACE:
+        return PAIRS
     return CHANGE_CAPTIONS if name == "change" and settings.protocol == "captions" else KINDS[name]
 
 
@@ -111,6 +113,19 @@ def _label_query(finished: Finished, position: int) -> Example:
         for rank, top in enumerate(tops, 1)
     )
     return Example(name, (("nDCG@10", f"{value:.1f}"),), pictures)
+
+
+def _pair(finished: Finished, position: int) -> Example:
+    row, pictures = finished.rows[position], finished.run.task.pictures
+    gallery = np.stack([unpacked_vector(prediction["onto"]) for prediction in finished.predictions])
+    first = int(best(finished.images[position][None], gallery, 1)[1][0, 0])
+    query, partner = (partial(photo, picture) for picture in pictures(row))
+    found = [shown("the query", query), shown("its place", partner)]
+    if first != position:
+        top = finished.rows[first]
+        found.append(shown(f"ranked first: line {top.number}", partial(photo, pictures(top)[1])))
+    recalls = ", ".join(f"R@{cut}" for cut in CUTS if finished.each(f"onto_R@{cut}")[position]) or "not among the ten"
+    return Example(f"line {row.number}", (("place", row.picture.place), ("found in", recalls)), tuple(found))
 
 
 def _nearest(finished: Finished, query: NDArray[np.float32], k: int) -> list[int]:
@@ -270,6 +285,7 @@ def _worst_ranks(finished: Finished) -> NDArray[np.float64]:
 
 BY_ROUGE = "by ROUGE-L of the line"
 LABELS = _Kind("by nDCG@10 of the query; its first three images are shown", _by("nDCG@10"), _label_query)
+PAIRS = _Kind("by the mean of the recalls of a pair, onto the second manifest and back", _by("mR"), _pair)
 CHANGE_CAPTIONS = _Kind(BY_ROUGE, _by("ROUGE-L"), _changed_caption)
 KINDS = {
     "retrieval": _Kind("by the rank of an image for its worst caption, which is shown", _worst_ranks, _caption_query),

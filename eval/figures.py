@@ -13,9 +13,9 @@ import numpy as np
 from eval.charts import COLOURS, Line, bar_chart, heat_chart, line_chart, scatter_chart
 from eval.metrics.abstention import aurc_intervals, risk_coverage
 from eval.metrics.boxes import PROTOCOLS, Shapes, matches
+from eval.metrics.ranking import PROTOCOLS as BY_CAPTION
 from eval.pictures import palette
 from eval.statistics import Statistics, intervals, ratio
-from eval.tasks.retrieval import BY_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ def _reaching(found: Shapes, least: float) -> Shapes:
 
 
 def _retrieval(finished: Finished) -> list[Figure]:
-    if finished.run.settings.protocol in BY_LABEL:
+    if finished.run.settings.protocol not in BY_CAPTION:
         return []
     t2i, i2t = finished.ranks
     captions, images = sum(len(each) for each in t2i), len(finished.rows)

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu
 from rsvlm import spectral
 from rsvlm.answer import Fact
 from rsvlm.errors import GeoreferenceError, SceneError
-from rsvlm.findings import MIN_SHARE, Finding, find, regions_of
+from rsvlm.findings import MIN_SHARE, Finding, find, find_change, regions_of
 from rsvlm.measure import AREA_UNITS, Measured
 from rsvlm.scene import Mask
 
@@ -33,10 +33,14 @@ CLOUD_MARGIN = 3  # pixels around a cloud that are left out too
 
 @dataclass(frozen=True)
 class Change:
-    """What changed between two dates: the facts, the outlined regions, and the mask they were cut from."""
+    """What changed between two dates: the facts, the outlined regions, and the mask they were cut from.
+
+    `score` (H, W) says how sure each pixel's verdict is, 0 to 1: changed from 0.5 on.
+    """
 
     measured: Measured
     mask: Mask
+    score: NDArray[np.float32]
 
 
 def compare(plan: Plan, before: Scene, after: Scene, encoder: Encoder) -> Change:
@@ -53,14 +57,14 @@ def compare(plan: Plan, before: Scene, after: Scene, encoder: Encoder) -> Change
     seen, cloud_facts = _seen(before, after)
     if not seen.any():
         reason = "the two dates have no pixel that is valid and free of cloud in both"
-        return Change(Measured(reason=reason), Mask("change", seen, before.grid))
+        return Change(Measured(reason=reason), Mask("change", seen, before.grid), np.zeros(seen.shape, np.float32))
     before, after = replace(before, valid=seen), replace(after, valid=seen)
     if plan.target and plan.target not in ("change", "changes", "everything", "anything"):
-        facts, finding, regions = _target_change(plan, before, after, encoder)
+        facts, found, regions = _target_change(plan, before, after, encoder)
     else:
-        facts, finding, regions = _any_change(before, after)
+        facts, found, regions = _any_change(before, after)
     interval = _interval_facts(before, after)
-    return Change(Measured((*facts, *cloud_facts, *interval), regions), finding)
+    return Change(Measured((*facts, *cloud_facts, *interval), regions), found.mask, found.score)
 
 
 def _check_order(before: Scene, after: Scene) -> None:
@@ -153,28 +157,40 @@ def _mad(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float
 
 def _target_change(
     plan: Plan, before: Scene, after: Scene, encoder: Encoder
-) -> tuple[list[Fact], Mask, tuple[Region, ...]]:
-    first, second = (find(plan.target, scene, encoder) for scene in (before, after))
-    parts = transitions(first.mask.pixels, second.mask.pixels)
+) -> tuple[list[Fact], Finding, tuple[Region, ...]]:
     wanted = {"new": ("gained",), "more": ("gained",), "lost": ("lost",), "less": ("lost",)}
-    kinds = wanted.get(plan.relation, ("gained", "lost"))
+    parts = [
+        _become(plan.target, kind, before, after, encoder) for kind in wanted.get(plan.relation, ("gained", "lost"))
+    ]
     facts: list[Fact] = []
     regions: list[Region] = []
-    changed = np.zeros(before.shape, bool)
-    for kind in kinds:
-        finding = _part(
-            f"{plan.target} {kind}", parts[kind], second if kind == "gained" else first, int(before.valid.sum())
-        )
-        facts += _amount_facts(finding, plan.unit)
-        regions += regions_of(finding, after.source if kind == "gained" else before.source)
-        changed |= parts[kind]
-    verdict = any(part.sum() >= MIN_SHARE * before.valid.sum() for part in (parts[kind] for kind in kinds))
-    confidence = min(first.confidence, second.confidence)
-    facts.insert(0, Fact(f"change of {plan.target}", bool(verdict), "", first.how, confidence))
-    return facts, Mask(f"{plan.target} changed", changed, before.grid), tuple(regions)
+    for part in parts:
+        facts += _amount_facts(part, plan.unit)
+        regions += regions_of(part, before.source if part.phrase.endswith("lost") else after.source)
+    verdict = any(part.share >= MIN_SHARE for part in parts)
+    facts.insert(0, Fact(f"change of {plan.target}", bool(verdict), "", parts[0].how, parts[0].confidence))
+    pixels = np.logical_or.reduce([part.mask.pixels for part in parts])
+    score = np.maximum.reduce([part.score for part in parts])
+    whole = Mask(f"{plan.target} changed", pixels, before.grid)
+    return facts, replace(parts[0], mask=whole, score=score), tuple(regions)
 
 
-def _any_change(before: Scene, after: Scene) -> tuple[list[Fact], Mask, tuple[Region, ...]]:
+def _become(phrase: str, kind: str, before: Scene, after: Scene, encoder: Encoder) -> Finding:
+    """Where a phrase came to hold ("gained") or ceased to ("lost"): by a rule on both dates, or by the encoder."""
+    dates = (before, after) if kind == "gained" else (after, before)
+    concept = spectral.concept_of(phrase)
+    ruled = concept is not None and spectral.rule_for(concept, before) is not None
+    mapped = None if ruled else find_change(phrase, *dates, encoder)
+    if mapped is not None:
+        return _part(f"{phrase} {kind}", mapped.mask.pixels, mapped, after.valid)
+    without, within = (find(phrase, scene, encoder) for scene in dates)
+    pixels = within.mask.pixels & ~without.mask.pixels
+    found = _part(f"{phrase} {kind}", pixels, within, after.valid)
+    score = np.minimum(within.score, 1 - without.score) if not ruled else pixels.astype(np.float32)
+    return replace(found, confidence=min(without.confidence, within.confidence), score=score)
+
+
+def _any_change(before: Scene, after: Scene) -> tuple[list[Fact], Finding, tuple[Region, ...]]:
     pixels, sureness = changed_pixels(before, after)
     share = float(pixels.sum() / before.valid.sum())
     whole = Finding("changed", Mask("changed", pixels, before.grid), share, MAD_HOW, 0.6, sureness)
@@ -196,12 +212,12 @@ def _any_change(before: Scene, after: Scene) -> tuple[list[Fact], Mask, tuple[Re
     beyond = Fact(
         "share of ground changed beyond the overall shift", round(100 * whole.share, 2), "percent", MAD_HOW, 0.5
     )
-    return [*facts, beyond], whole.mask, tuple(regions)
+    return [*facts, beyond], whole, tuple(regions)
 
 
-def _part(label: str, pixels: NDArray[np.bool_], like: Finding, seen: int) -> Finding:
-    share = float(pixels.sum()) / seen
-    return replace(like, phrase=label, mask=Mask(label, pixels, like.mask.grid), share=share, score=like.score)
+def _part(label: str, pixels: NDArray[np.bool_], like: Finding, seen: NDArray[np.bool_]) -> Finding:
+    share = float(pixels.sum() / seen.sum())
+    return replace(like, phrase=label, mask=Mask(label, pixels, like.mask.grid), share=share)
 
 
 def _amount_facts(finding: Finding, unit: str) -> list[Fact]:

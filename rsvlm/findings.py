@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read_text("utf-8"))
 GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
 PLACES: tuple[str, ...] = tuple(_WORDS["places"])
+CHANGES: tuple[str, ...] = tuple(_WORDS["changes"])
 WORLDCOVER = ("tree", "shrubland", "grassland", "cropland", "built", "bare", "vegetation", "snow", "ice", "water",
   "wetland", "mangrove", "moss", "lichen")  # fmt: skip
 GROUPS: dict[str, int] = {word: number for number, group in enumerate(_WORDS["groups"]) for word in group}
@@ -76,7 +77,7 @@ def find(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
 
 def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
     lead = leads([phrase], scene, encoder)[0]
-    score = (1 / (1 + np.exp(-lead / TEMPERATURE))).astype(np.float32)
+    score = _score(lead)
     denial = _denial(phrase, lead, scene, encoder)
     if denial is not None:
         how = f"{denial.statistic} is at most {denial.value:.3f}, as where it is not there"
@@ -85,6 +86,28 @@ def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
     pixels = (score > 0.5) & scene.valid
     how = f"encoder map: nearer to {phrase!r} than to {len(_rivals(phrase, scene, encoder))} other descriptions"
     return _finding(phrase, pixels, scene, how, _learned_confidence(phrase, score, pixels, scene), score)
+
+
+def find_change(phrase: str, before: Scene, after: Scene, encoder: Encoder) -> Finding | None:
+    """Where a phrase is what became of a place, on the encoder's map of change; None where that cannot tell.
+
+    It can for phrases near what it was trained on (`CHANGES`), by an encoder that maps change at all.
+    """
+    rivals = [word for word in CHANGES if not share_meaning(word, phrase)]
+    if len(rivals) == len(CHANGES):
+        return None
+    maps = encoder.change_map(before, after, [phrase, *rivals])
+    if maps is None:
+        return None
+    score = _score(enlarge(maps[0] - maps[1:].max(axis=0), after.shape))
+    pixels = (score > 0.5) & after.valid
+    how = f"encoder map of change: nearer to {phrase!r} than to {len(rivals)} other changes or none"
+    sure = LEARNED_CONFIDENCE * float(np.abs(2 * score[after.valid] - 1).mean())
+    return _finding(phrase, pixels, after, how, sure, score)
+
+
+def _score(lead: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-lead / TEMPERATURE)), np.float32)
 
 
 def leads(phrases: Sequence[str], scene: Scene, encoder: Encoder) -> NDArray[np.float32]:

@@ -40,6 +40,10 @@ class Encoder(Protocol):
         """Cosine of every patch with every text: (T, h, w), h and w proportional to the scene."""
         ...
 
+    def change_map(self, before: Scene, after: Scene, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Cosine of what became of every place with every text: (T, h, w); None from an encoder without such maps."""
+        ...
+
 
 class LanguageModel(Protocol):
     """Turns questions into plans and measured facts into sentences; never invents a number."""

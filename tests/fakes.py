@@ -83,6 +83,9 @@ class MappedTiny(TinyEncoder):
         ]
         return (self.encode_texts(texts) @ self.encode_scenes(cells).T).reshape(len(texts), rows, cols)
 
+    def change_map(self, before, after, texts):
+        return None
+
 
 class KeywordPlanner:
     """A language model of a few rules: isolates the steps around it from what a real one makes of a question."""

@@ -616,7 +616,7 @@ def test_sensors_of_different_size_cost_only_their_own_line(ready, image, tmp_pa
     before, after = ([name, image(f"small-{name}", size=(16, 16))] for name in ("b.tif", "a.tif"))
     report = evaluate(ready("change", good, changed(before, after, mask="truth.png")), models_of())
     assert list(report["failed"]) == ["2"]
-    assert "one size to vote" in report["failed"]["2"]
+    assert "one size to agree" in report["failed"]["2"]
     assert report["metrics"]["F1"]["value"] == 100
     assert report["baselines"]["blind"]["F1"]["value"] == 0
 

@@ -52,6 +52,9 @@ class Scripted:
         cells = (-(-scene.shape[0] // 10), -(-scene.shape[1] // 10))
         return np.stack([self.maps.get(text, np.zeros(cells, np.float32)) for text in texts])
 
+    def change_map(self, before, after, texts):
+        return None
+
 
 def by_name(measured):
     return {fact.name: fact for fact in measured.facts}

@@ -40,8 +40,8 @@ class Changes:
     settings: Settings
     name: ClassVar[str] = "change"
     protocols: ClassVar[dict[str, str]] = {
-        "mask": "pixels of all pairs pooled, change against no change; several sensors: changed where at least half "
-        "of them say so",
+        "mask": "pixels of all pairs pooled, change against no change; several sensors: changed where the "
+        "mean of their scores is 0.5 or more",
         "captions": "what the first sensor shows, by the COCO protocol of the task captions",
     }
     uses: ClassVar[frozenset[str]] = frozenset({"encoder", "language"})
@@ -102,11 +102,11 @@ class Changes:
             return {"caption": models.assistant.compare(scenes[0], scenes[half]).text}
         sizes = sorted({scene.shape for scene in scenes[:half]})
         if len(sizes) > 1:
-            raise SceneError(f"sensors of one place need images of one size to vote on a pixel; got {sizes}")
+            raise SceneError(f"sensors of one place need images of one size to agree on a pixel; got {sizes}")
         plan = Plan("change", row.phrase, "new" if row.phrase else "")
         changes = [compare(plan, scenes[i], scenes[half + i], models.encoder) for i in range(half)]
-        votes = np.mean([change.mask.pixels for change in changes], axis=0)
-        layer = np.where(votes >= 0.5, 255, 0).astype(np.uint8)
+        changed = changes[0].mask.pixels if half == 1 else np.mean([change.score for change in changes], axis=0) >= 0.5
+        layer = np.where(changed, 255, 0).astype(np.uint8)
         return {"map": write_map(layer, folder, row.number), "how": [_how(change) for change in changes]}
 
 

@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsvlm.encoder.dense import CELL, DenseDecoder
 from rsvlm.encoder.stem import SpectralStem
 from rsvlm.errors import ConfigError, ModelNotFoundError, WeightsError
 
@@ -32,6 +34,8 @@ class EncoderConfig:
     text_tower: str = TEXT_PACKAGE
     text_sha256: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     text_head: int = 512
+    dense_width: int = 0  # of the dense decoder; 0 for none: maps are then made of the trunk's own patches
+    drop_path: float = 0.0  # share of residual branches left out in training
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> EncoderConfig:
@@ -96,6 +100,7 @@ class SpectralCLIP(nn.Module):
         self.clip.lock_text_tower()
         self.clip.text.proj.requires_grad_(True)
         self.stem = self._take_over_first_convolution()
+        self.dense = DenseDecoder(self._levels(), config.dense_width, config.dim) if config.dense_width else None
 
     def _take_over_first_convolution(self) -> SpectralStem:
         trunk = self.clip.visual.trunk
@@ -108,6 +113,13 @@ class SpectralCLIP(nn.Module):
         stem.initialise_from_rgb(first.weight.detach())
         setattr(holder, name, nn.Identity())
         return stem
+
+    def _levels(self) -> list[int]:
+        """Channels of the trunk's levels, finest first; raises ConfigError for a trunk of one level."""
+        levels = self.clip.visual.trunk.feature_info
+        if levels[0]["reduction"] != CELL:
+            raise ConfigError(f"{self.config.trunk} has no finer levels to decode dense maps from; set dense_width = 0")
+        return [level["num_chs"] for level in levels]
 
     def trained_state(self) -> dict[str, Tensor]:
         """All tensors but the frozen text tower, which pip brings."""
@@ -126,7 +138,20 @@ class SpectralCLIP(nn.Module):
         if features.ndim == 3:  # a ViT: (N, prefix + tokens, channels)
             tokens = features[:, visual.trunk.num_prefix_tokens :]
             features = tokens.transpose(1, 2).unflatten(2, stems.shape[-2:])
-        projected: Tensor = visual.head(features.movedim(1, -1)).movedim(-1, 1)
+        return self._project(features)
+
+    def decode(self, normalised: Tensor, bands: tuple[Band, ...]) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) normalised pixels -> decoded (N, width, H / 2, W / 2), coarse (N, D, H / 32, W / 32).
+
+        H and W are multiples of 32. The mean of the coarse vectors over all places is the vector of the whole image.
+        """
+        assert self.dense is not None
+        stems = self.stem(normalised, bands).contiguous(memory_format=torch.channels_last)
+        last, levels = self.clip.visual.trunk.forward_intermediates(stems)
+        return self.dense(normalised, bands, levels), self._project(last)
+
+    def _project(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.clip.visual.head(features.movedim(1, -1)).movedim(-1, 1)
         return projected
 
     def text_features(self, tokens: Tensor) -> Tensor:
@@ -142,6 +167,8 @@ def _towers(config: EncoderConfig, image_size: int) -> Any:
 
     text = {"hf_model_name": str(text_tower_folder(config)), "hf_pooler_type": "mean_pooler", "hf_proj_type": "linear"}
     image = {"timm_model_name": config.trunk, "timm_proj": "linear", "image_size": image_size}
+    if config.drop_path:
+        image["timm_drop_path"] = config.drop_path
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -18,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from rsvlm.encoder.calibration import Calibration
 from rsvlm.encoder.clip import WEIGHTS, EncoderConfig, SpectralCLIP, sha256_of, text_tower_folder
+from rsvlm.encoder.maps import cosine_map
 from rsvlm.encoder.preprocessing import Preprocessing
-from rsvlm.errors import ConfigError, ModelNotFoundError, WeightsError
+from rsvlm.errors import BandError, ConfigError, ModelNotFoundError, WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +36,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 SHIPPED = "encoder"
 MAX_TOKENS = 128
 BATCH = 64
+MAGNIFY = 2  # of what is encoded for maps without a dense decoder
 
 
 class SpectralEncoder:
@@ -42,8 +45,15 @@ class SpectralEncoder:
     Safe to use from one thread at a time.
     """
 
-    def __init__(self, model: SpectralCLIP, preprocessing: Preprocessing, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        model: SpectralCLIP,
+        preprocessing: Preprocessing,
+        device: str | torch.device = "cpu",
+        calibration: Calibration | None = None,
+    ) -> None:
         self.device = torch.device(device)
+        self.calibration = calibration or Calibration()
         self.model = model.eval().to(self.device)
         self.preprocessing = preprocessing
         self._text_vectors: dict[str, NDArray[np.float32]] = {}
@@ -124,37 +134,47 @@ class SpectralEncoder:
         return functional.normalize(features, dim=-1).cpu().numpy()
 
     @torch.inference_mode()
-    def similarity_map(self, scene: Scene, texts: Sequence[str], *, magnify: int = 2) -> NDArray[np.float32]:
-        """Cosine of every patch with every text: (T, h, w) float32; one cell is about 32 / magnify pixels.
+    def similarity_map(self, scene: Scene, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Cosine of every place with every text: (T, h, w) float32.
 
-        The scene is cut into squares with overlap, each magnified before encoding; overlaps are averaged.
+        One cell is 2 pixels, more in scenes of over 16 million pixels; about 16 without a dense decoder.
         """
-        vectors = torch.from_numpy(self.encode_texts(texts)).to(self.device)
-        cell = self.preprocessing.image_size // 4 // magnify
-        side = 2 * self.preprocessing.image_size // magnify
-        height, width = (-(-n // cell) for n in scene.shape)
-        total = torch.zeros(len(texts), height, width)
-        count = torch.zeros(height, width)
-        for row, col, part in self._squares(scene, cell, side, magnify):
-            features = functional.normalize(part, dim=0)
-            cosine = torch.einsum("td,dhw->thw", vectors, features).cpu()[:, : height - row, : width - col]
-            total[:, row : row + cosine.shape[1], col : col + cosine.shape[2]] += cosine
-            count[row : row + cosine.shape[1], col : col + cosine.shape[2]] += 1
-        return (total / count).numpy()
+        pictures, bands = self._pictures(scene)
+        return cosine_map(pictures, self._texts(texts), lambda square: self._vectors(square, bands))
 
-    def _squares(self, scene: Scene, cell: int, side: int, magnify: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (row, col) in cells and the patch features (D, n, n) of squares that cover the scene."""
+    @torch.inference_mode()
+    def change_map(self, before: Scene, after: Scene, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Cosine of what became of every place with every text ("flooded area", "no change"): (T, h, w) float32.
+
+        None without a dense decoder. Raises BandError where the scenes differ in size or bands.
+        """
+        if self.model.dense is None:
+            return None
+        if before.shape != after.shape or before.bands != after.bands:
+            raise BandError("a map of change needs two scenes of one size and the same bands; align them first")
+        (earlier, bands), (later, _) = self._pictures(before), self._pictures(after)
+        return cosine_map(torch.cat([earlier, later]), self._texts(texts), lambda pair: self._changes(pair, bands))
+
+    def _texts(self, texts: Sequence[str]) -> Tensor:
+        return torch.from_numpy(self.encode_texts(texts)).to(self.device)
+
+    def _pictures(self, scene: Scene) -> tuple[Tensor, tuple[Band, ...]]:
+        """Normalised pixels (1, C, H, W) and their bands."""
         pixels, bands = _drop_thermal(torch.from_numpy(scene.pixels)[None], scene.bands)
-        normalised = self.preprocessing.normalise(pixels, torch.from_numpy(scene.valid)[None], bands)[0]
-        height, width = (-(-n // cell) * cell for n in scene.shape)
-        short = (0, max(width, side) - scene.shape[1], 0, max(height, side) - scene.shape[0])
-        padded = functional.pad(normalised, short)
-        rows, cols = (_starts(n, side, cell) for n in padded.shape[1:])
-        for row in rows:
-            for col in cols:
-                square = padded[None, :, row : row + side, col : col + side].to(self.device)
-                enlarged = self.preprocessing.resize(square, side * magnify)
-                yield row // cell, col // cell, self.model.patch_features(enlarged, bands)[0].float()
+        return self.preprocessing.normalise(pixels, torch.from_numpy(scene.valid)[None], bands), bands
+
+    def _vectors(self, square: Tensor, bands: tuple[Band, ...]) -> Tensor:
+        square = square.to(self.device)
+        if self.model.dense is None:
+            enlarged = functional.interpolate(square, scale_factor=MAGNIFY, mode="bilinear", align_corners=False)
+            return self.model.patch_features(enlarged, bands)[0]
+        return self.model.dense.vectors(*self.model.decode(square, bands))[0]
+
+    def _changes(self, pair: Tensor, bands: tuple[Band, ...]) -> Tensor:
+        assert self.model.dense is not None
+        before, after = self.model.decode(pair.to(self.device), bands)[0]
+        changes: Tensor = self.model.dense.project_change(self.model.dense.change(before[None], after[None]))[0]
+        return changes
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, preprocessor_config.json and, last, model.safetensors."""
@@ -162,6 +182,8 @@ class SpectralEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / CONFIG, asdict(self.model.config))
         _write_json(folder / PREPROCESSOR, self.preprocessing.to_json())
+        if self.calibration.thresholds:
+            self.calibration.save(folder)
         half = {name: _to_storage(t) for name, t in self.model.trained_state().items()}
         save_file(half, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
         os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
@@ -173,6 +195,7 @@ class SpectralEncoder:
         Raises:
             ModelNotFoundError: the folder or one of its files is missing.
             WeightsError: the weights are damaged, foreign, or not the shipped bytes.
+            FingerprintError: calibration.json was fitted for other weights.
         """
         checked = device_of(device)
         folder = Path(str(resources.files("rsvlm"))) / "weights" / SHIPPED if folder is None else Path(folder)
@@ -187,7 +210,9 @@ class SpectralEncoder:
             raise WeightsError(f"the config files in {folder} are damaged: {error}") from error
         model = SpectralCLIP(config, preprocessing.image_size)
         _load_state(model, folder / WEIGHTS)
-        return cls(model, preprocessing, checked)
+        encoder = cls(model, preprocessing, checked)
+        encoder.calibration = Calibration.load(folder, encoder=encoder.fingerprint)
+        return encoder
 
 
 def device_of(name: str) -> torch.device:
@@ -197,12 +222,6 @@ def device_of(name: str) -> torch.device:
     if (name.startswith("cuda") and not torch.cuda.is_available()) or (name == "mps" and not torch.mps.is_available()):
         raise ConfigError(f"no {name} device was found on this machine; use --device cpu")
     return torch.device(name)
-
-
-def _starts(length: int, side: int, cell: int) -> list[int]:
-    """First pixels of squares with half overlap that end exactly at the end."""
-    step = max(cell, side // 2 // cell * cell)
-    return sorted({*range(0, length - side, step), length - side})
 
 
 def _drop_thermal(pixels: Tensor, bands: tuple[Band, ...]) -> tuple[Tensor, tuple[Band, ...]]:

@@ -106,9 +106,15 @@ class SpectralStem(nn.Module):
         targets = torch.cat([wanted, wanted.mean(0, keepdim=True).expand(len(far), -1)])
         damped = features.T @ features + 1e-3 * torch.eye(FEATURES, dtype=torch.float64)
         solution = torch.linalg.solve(damped, features.T @ targets)
-        near = features[:3]
-        solution += torch.linalg.pinv(near) @ (wanted - near @ solution)
         self.generator.weight.copy_(solution.T)
+        self.restore(rgb, kernels.transpose(0, 1))
+
+    @torch.no_grad()
+    def restore(self, bands: Sequence[Band], kernels: Tensor) -> None:
+        """Give these bands exactly these kernels (C, out, k, k), by the smallest correction of the generator."""
+        features = torch.stack([band_features(band) for band in bands]).to(self.generator.weight).double()
+        missing = kernels.reshape(len(bands), -1).to(features) - features @ self.generator.weight.T.double()
+        self.generator.weight += (torch.linalg.pinv(features) @ missing).T.to(self.generator.weight)
         self._collapsed.clear()
 
 
