@@ -12,11 +12,12 @@ from retrieval.filters import text_sql
 from retrieval.store import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from retrieval.embed import EmbeddedChips
     from retrieval.intake import Intake
-    from retrieval.store import ChipTable
+    from retrieval.journal import Journal
+    from retrieval.store import ChipTable, Stored
     from rsvlm.files import Failure
 
 COMMIT_CHIPS = 1024
@@ -38,10 +39,12 @@ class AddReport:
 class Adding:
     """The running state of one add: rows that wait for their commit, and the counts."""
 
-    def __init__(self, table: ChipTable) -> None:
-        self.failed: list[Failure] = []
-        self._table = table
-        self._waiting: list[pa.Table] = []
+    def __init__(self, table: ChipTable, journal: Journal, stored: Iterable[Stored]) -> None:
+        self.failed: list[Failure] = []  # before anything was embedded
+        self._broken: list[Failure] = []
+        self._table, self._journal = table, journal
+        self._known = {known for file in stored for known in (file.path, file.content_hash)}
+        self._waiting: list[tuple[Intake, pa.Table]] = []
         self._rows = self._added = self._replaced = self._unchanged = self._chips = self._skipped = 0
         self._last = time.monotonic()
 
@@ -66,9 +69,9 @@ class Adding:
         elif failure is None and not result.windows:
             failure = "none of its chips has valid pixels enough to index"
         if failure is not None:
-            self.failed.append((str(item.path), failure))
+            self._broken.append((str(item.path), failure))
             return
-        self._waiting.append(rows_of(result, self._table.schema))
+        self._waiting.append((item, rows_of(result, self._table.schema)))
         self._rows += len(result.windows)
         self._added += item.action == "add"
         self._replaced += item.action == "replace"
@@ -78,7 +81,12 @@ class Adding:
     def commit(self) -> None:
         """Make what waits part of the archive, at once."""
         if self._waiting:
-            self._table.replace(pa.concat_tables(self._waiting))
+            fresh = self._known.isdisjoint(
+                told for item, _ in self._waiting for told in (str(item.path), item.content_hash)
+            )
+            self._table.replace(pa.concat_tables([rows for _, rows in self._waiting]), fresh=fresh)
+        for item, _ in self._waiting:
+            self._journal.forget(item.content_hash)
         self._chips += self._rows
         self._waiting, self._rows, self._last = [], 0, time.monotonic()
 
@@ -88,7 +96,7 @@ class Adding:
             added=self._added,
             unchanged=self._unchanged,
             replaced=self._replaced,
-            failed=tuple(self.failed),
+            failed=(*self.failed, *sorted(self._broken)),
             chips=self._chips,
             skipped=self._skipped,
         )

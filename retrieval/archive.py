@@ -19,9 +19,11 @@ from retrieval.embed import Job, PixelEncoder, embed_rasters
 from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
 from retrieval.index import VectorIndex, build_index, extend_index, index_facts, index_problem, open_index, prune
 from retrieval.intake import as_paths, hash_files, plan_intake
+from retrieval.journal import Journal
 from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
 from retrieval.repair import RepairReport, mend_table, table_problems
 from retrieval.search import DEPTHS, Query, Ranking, to_hit
+from retrieval.stamps import Stamps
 from retrieval.store import HIT_COLUMNS, LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
 from retrieval.sums import note_files
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
@@ -157,26 +159,39 @@ class Archive:
     ) -> AddReport:
         """Add files, and the images in folders, that are not there yet; a file with new content replaces its chips.
 
-        Commits every few seconds, whole files at a time: after an interruption, the same call goes on from there.
+        Commits every few seconds, whole files at a time, and keeps finished parts of large ones: after an interruption,
+        the same call goes on from there. A file whose size, times and number are those of an earlier add is not read.
         Raises ArchiveBusyError while someone else writes. Files that cannot be read are listed as failed.
         """
         encoder = self._encoder_for("adding")
         wanted = None if sensor is None else find_sensor(sensor)
         files, missing = imagery_files(as_paths(paths))
         with self._writing() as table:
-            hashes, unreadable = hash_files(files, threads=readers, progress=progress)
-            plan = plan_intake(hashes, table.files(), wanted.name if wanted else None)
-            intake = Adding(table)
+            with Stamps(self.folder) as stamps:
+                hashes, unreadable = hash_files(files, threads=readers, progress=progress, stamps=stamps)
+            stored = table.files(hashes, hashes.values()) if hashes else []
+            plan = plan_intake(hashes, stored, wanted.name if wanted else None)
+            journal = Journal(self.folder, fingerprint=self.config.fingerprint, dim=self.config.dim)
+            intake = Adding(table, journal, stored)
             intake.failed += [*missing, *unreadable]
             intake.forget_stale(plan)
-            work = [item for item in plan if item.action != "leave"]
-            jobs = [Job(item.path, wanted) for item in work]
-            size = {"chip": self.config.chip, "stride": self.config.stride}
-            results = embed_rasters(jobs, encoder, **size, batch=batch, readers=readers, progress=progress)
+            work = {item.path: item for item in plan if item.action != "leave"}
+            results = embed_rasters(
+                [Job(path, wanted) for path in work],
+                encoder,
+                chip=self.config.chip,
+                stride=self.config.stride,
+                batch=batch,
+                readers=readers,
+                progress=progress,
+                in_order=False,
+                journal=journal,
+            )
             with closing(results):  # type: ignore[type-var]
-                for item, result in zip(work, results, strict=True):
-                    intake.take(item, result)
+                for result in results:
+                    intake.take(work[result.job.path], result)
             intake.commit()
+            journal.prune()
         return intake.report()
 
     def remove(self, paths: AnyPath | Iterable[AnyPath]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from retrieval.intake import stamp_of
+from retrieval.journal import PART_CHIPS, EncodedChip
 from retrieval.reading import NO_BLOCKS, Chip, Ended, Job, Kind, Opened, Readers, Source
 from rsvlm.errors import SceneError
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrieval.cutting import Blocks
+    from retrieval.journal import Journal
     from retrieval.reading import Message
     from rsvlm.scene import Window
     from rsvlm.sensors import Band
@@ -134,8 +138,9 @@ def _stacked(arrays: Sequence[NDArray[Any]] | NDArray[Any], device: torch.device
 class _Progress:
     """What is known of one job so far."""
 
-    source: Source | None = None
-    chips: dict[int, tuple[Window, NDArray[np.float32], float, float | None]] = field(default_factory=dict)
+    opened: Opened | None = None
+    chips: dict[int, EncodedChip] = field(default_factory=dict)
+    unkept: list[tuple[int, EncodedChip]] = field(default_factory=list)  # not in the journal yet
     ended: Ended | None = None
 
     @property
@@ -144,22 +149,26 @@ class _Progress:
 
     def result(self, job: Job, dim: int) -> EmbeddedChips:
         rows = [self.chips[place] for place in sorted(self.chips)]
-        used = [row for row in rows if row[2] >= MIN_VALID]
+        used = [row for row in rows if row.valid >= MIN_VALID]
         failure = self.ended.failure if self.ended else None
-        if failure is None and not all(np.isfinite(vector).all() and vector.any() for _, vector, *_ in used):
+        if failure is None and not all(map(_sound, used)):
             failure = "the encoder made a vector that is zero or not finite from it"
         used = [] if failure else used
         return EmbeddedChips(
             job=job,
-            source=self.source,
-            windows=tuple(window for window, *_ in used),
-            vectors=np.stack([vector for _, vector, *_ in used]) if used else np.zeros((0, dim), np.float32),
-            valid=np.array([fraction for _, _, fraction, _ in used]),
-            cloud=tuple(cloud for *_, cloud in used),
+            source=self.opened.source if self.opened else None,
+            windows=tuple(row.window for row in used),
+            vectors=np.stack([row.vector for row in used]) if used else np.zeros((0, dim), np.float32),
+            valid=np.array([row.valid for row in used]),
+            cloud=tuple(row.cloud for row in used),
             skipped=len(rows) - len(used),
             failure=failure,
             blocks=self.ended.blocks if self.ended else NO_BLOCKS,
         )
+
+
+def _sound(chip: EncodedChip) -> bool:
+    return bool(chip.valid < MIN_VALID or (np.isfinite(chip.vector).all() and chip.vector.any()))
 
 
 class _Assembly:
@@ -168,18 +177,22 @@ class _Assembly:
     Batches go to the encoders in turn, one for each device. While a device works on one, the next is brought to it.
     """
 
-    def __init__(self, encoders: Sequence[PixelEncoder], batch: int) -> None:
-        self._encoders, self._batch, self._turn = encoders, batch, 0
+    def __init__(
+        self, jobs: Sequence[Job], encoders: Sequence[PixelEncoder], batch: int, journal: Journal | None
+    ) -> None:
+        self._given, self._encoders, self._batch, self._journal, self._turn = jobs, encoders, batch, journal, 0
         self._groups: dict[Kind, list[Chip]] = {}
         self._pending = 0
         self._launched: deque[tuple[list[Chip], Tensor, Tensor]] = deque()
         self._jobs: defaultdict[int, _Progress] = defaultdict(_Progress)
+        self._complete: list[int] = []
 
     def accept(self, message: Message) -> None:
         if isinstance(message, Opened):
-            self._jobs[message.number].source = message.source
+            self._jobs[message.number] = _Progress(message, dict(message.kept))
         elif isinstance(message, Ended):
             self._jobs[message.number].ended = message
+            self._note_complete(message.number)
         elif message.cut.share < MIN_VALID:
             self._file(message, np.zeros(0, np.float32), message.cut.share)
         else:
@@ -213,14 +226,32 @@ class _Assembly:
             self._file(chip, vector, fraction)
 
     def _file(self, chip: Chip, vector: NDArray[np.float32], fraction: float) -> None:
-        if chip.number in self._jobs:  # a raster that failed further on is gone already
-            self._jobs[chip.number].chips[chip.cut.place] = (chip.cut.window, vector, fraction, chip.cut.cloud)
+        if chip.number not in self._jobs:  # a raster that failed further on is gone already
+            return
+        progress, encoded = self._jobs[chip.number], EncodedChip(chip.cut.window, vector, fraction, chip.cut.cloud)
+        progress.chips[chip.cut.place] = encoded
+        if self._journal is not None and progress.opened and progress.opened.key and _sound(encoded):
+            progress.unkept.append((chip.cut.place, encoded))
+            if len(progress.unkept) >= PART_CHIPS:
+                self._keep(self._journal, progress.opened, progress)
+        self._note_complete(chip.number)
 
-    def pop(self, number: int, job: Job) -> EmbeddedChips | None:
-        """The finished result of a job, None while it is not finished."""
-        if not self._jobs[number].complete:
-            return None
-        return self._jobs.pop(number).result(job, self._encoders[0].dim)
+    def _keep(self, journal: Journal, opened: Opened, progress: _Progress) -> None:
+        """Note what is new in the journal, unless the file is no longer the one that was opened."""
+        with suppress(OSError):
+            if stamp_of(self._given[opened.number].path) == opened.stamp:
+                journal.note(opened.key, progress.unkept)
+        progress.unkept = []
+
+    def _note_complete(self, number: int) -> None:
+        if self._jobs[number].complete:
+            self._complete.append(number)
+
+    def results(self) -> Iterator[tuple[int, EmbeddedChips]]:
+        """The jobs that were completed since the last time, by their numbers."""
+        while self._complete:
+            number = self._complete.pop(0)
+            yield number, self._jobs.pop(number).result(self._given[number], self._encoders[0].dim)
 
 
 def embed_rasters(
@@ -232,21 +263,25 @@ def embed_rasters(
     batch: int = 64,
     readers: int = 2,
     progress: bool = False,
+    in_order: bool = True,
+    journal: Journal | None = None,
 ) -> Iterator[EmbeddedChips]:
     """Embed every chip of every raster: one result a job, in the order of the jobs, memory flat in their number.
 
     A raster that cannot be read becomes a result with its `failure`; a fault of the software itself is raised.
     Closing the iterator early stops the readers. Chips of one sensor and size share batches across files, and
     batches go in turn to the encoders where there are several, equal ones on a device each.
+    Not `in_order`, results come as they are finished, so that none waits for a large file before it. With a `journal`,
+    finished parts of large files are kept, and chips kept there by an interrupted run are not read again.
     """
     if min(chip, stride, batch, readers) < 1:
         raise SceneError(f"chip, stride, batch and readers start at 1; got {chip}, {stride}, {batch}, {readers}")
     encoders = list(encoder) if isinstance(encoder, Sequence) else [encoder]
     if len({one.dim for one in encoders}) != 1:
         raise SceneError("several encoders must be equal but for their device; these make vectors of other lengths")
-    assembly, done = _Assembly(encoders, batch), 0
+    assembly, waiting, done = _Assembly(jobs, encoders, batch, journal), dict[int, EmbeddedChips](), 0
     with (
-        Readers(jobs, chip=chip, stride=stride, threads=readers, ahead=4 * batch) as source,
+        Readers(jobs, chip=chip, stride=stride, threads=readers, ahead=4 * batch, journal=journal) as source,
         tqdm(total=len(jobs), unit="file", desc="embed", disable=not progress) as bar,
     ):
         for message in source.messages():
@@ -254,7 +289,9 @@ def embed_rasters(
                 assembly.flush()
             else:
                 assembly.accept(message)
-            while done < len(jobs) and (result := assembly.pop(done, jobs[done])) is not None:
+            waiting.update(assembly.results())
+            while waiting and (not in_order or done in waiting):
+                result = waiting.pop(done if in_order else next(iter(waiting)))
                 done += 1
                 source.finish(done)
                 bar.update()

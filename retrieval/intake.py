@@ -7,7 +7,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from rsvlm.files import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from retrieval.stamps import Stamps
     from retrieval.store import Stored
 
 SETTLED_NS = 2 * 10**9  # a file that changed later than this may change again within one tick of its clock
@@ -43,15 +44,21 @@ def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in many))
 
 
-def hash_files(files: Sequence[Path], *, threads: int, progress: bool) -> tuple[dict[Path, str], list[Failure]]:
-    """Sha256 of every file, in their order, and the files that cannot be read."""
+def hash_files(
+    files: Sequence[Path], *, threads: int, progress: bool, stamps: Stamps | None = None
+) -> tuple[dict[Path, str], list[Failure]]:
+    """Sha256 of every file, in their order, and the files that cannot be read.
+
+    With `stamps`, a file whose size, times and number are those of an earlier add is not read: it has the hash it had.
+    """
     hashes: dict[Path, str] = {}
     failed: list[Failure] = []
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(files), unit="file", desc="hash", disable=not progress) as bar,
     ):
-        for path, (digest, reason) in zip(files, pool.map(_digest, files), strict=True):
+        found = pool.map(partial(_digest, stamps=stamps), files)
+        for path, (digest, reason) in zip(files, found, strict=True):
             bar.update()
             if reason:
                 failed.append((str(path), reason))
@@ -69,8 +76,11 @@ def stamp_of(path: Path) -> tuple[int, ...]:
 def content_hash(path: Path) -> str:
     """Sha256 of a file's bytes, read once while its size and times stay as they are; raises OSError."""
     stamp = stamp_of(path)
-    settled = time.time_ns() - max(stamp[1:3]) > SETTLED_NS
-    return _sha256_of(path, stamp, 0 if settled else time.perf_counter_ns())
+    return _sha256_of(path, stamp, 0 if _settled(stamp) else time.perf_counter_ns())
+
+
+def _settled(stamp: tuple[int, ...]) -> bool:
+    return time.time_ns() - max(stamp[1:3]) > SETTLED_NS
 
 
 @lru_cache(maxsize=KEPT_HASHES)
@@ -79,12 +89,17 @@ def _sha256_of(path: Path, stamp: tuple[int, ...], once: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(path: Path) -> tuple[str, str]:
+def _digest(path: Path, stamps: Stamps | None) -> tuple[str, str]:
     try:
         str(path).encode("utf-8")
         if not path.is_file():  # a pipe or a device would be read for ever
             return "", "it is no regular file"
-        return content_hash(path), ""
+        stamp = stamp_of(path)
+        known = stamps.known(path, stamp) if stamps else None
+        digest = known or content_hash(path)
+        if stamps and not known and _settled(stamp) and stamp_of(path) == stamp:
+            stamps.note(path, stamp, digest)
+        return digest, ""
     except OSError as error:
         return "", f"it cannot be read: {error.strerror}"
     except UnicodeEncodeError:
@@ -95,6 +110,7 @@ def plan_intake(hashes: dict[Path, str], stored: Iterable[Stored], sensor: str |
     """Decide for every file: every content is kept once, at a path that still holds it.
 
     A stored row counts while its file is there, whole, of the sensor asked for, and not given with other content.
+    Of what is stored, only files with one of these paths or contents matter; the others may be left out.
     """
     known = {str(path): digest for path, digest in hashes.items()}
     places: dict[str, str] = {}  # content -> the path that holds it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import rasterio
@@ -13,16 +13,18 @@ import rasterio
 from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
 from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
+from retrieval.journal import PART_CHIPS
 from retrieval.quality import CloudTest, classes_layer, cloud_map, cloud_test
 from rsvlm.errors import RsvlmError
 from rsvlm.raster import open_raster, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
+    from retrieval.journal import EncodedChip, Journal
     from rsvlm.raster import Raster
     from rsvlm.scene import Grid, Window
     from rsvlm.sensors import Band, Sensor
@@ -74,10 +76,13 @@ class Chip:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The raster of a job could be opened."""
+    """The raster of a job could be opened. `kept` are chips that need no reading, by their places."""
 
     number: int
     source: Source
+    stamp: tuple[int, ...] = ()
+    key: str = ""  # where the journal keeps parts of it; none for files of few chips
+    kept: Mapping[int, EncodedChip] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,8 @@ class _Reading:
     raster: Raster  # of the thread that began; others take handles of their own from it
     stamp: tuple[int, ...]
     sheet: Sheet
+    places: tuple[int, ...]  # of the sheet's chips among all chips of the raster
+    chips: int  # of the raster
     kind: Kind
     clouds: CloudTest | None
     shared: bool
@@ -153,8 +160,9 @@ class Readers:
         threads: int = 2,
         ahead: int = 256,
         waiting: int = WAITING_BYTES,
+        journal: Journal | None = None,
     ) -> None:
-        self._jobs, self._tiling, self._threads = jobs, (chip, stride), threads
+        self._jobs, self._tiling, self._threads, self._journal = jobs, (chip, stride), threads, journal
         self._desk, self._channel = Desk[_Reading](len(jobs), ahead), Channel[Message](waiting)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
         self._futures: list[Future[None]] = [self._pool.submit(self._run) for _ in range(threads)]
@@ -208,8 +216,10 @@ class Readers:
         try:
             stamp = stamp_of(job.path)
             with open_raster(job.path, sensor=job.sensor) as raster:
-                source, found = _source(raster, job), self._reading(number, job, stamp, raster)
-                if self._channel.put(Opened(number, source)):
+                windows = list(tiles(raster.grid, *self._tiling))
+                opened = self._opened(number, job, stamp, raster, len(windows))
+                found = self._reading(opened, job, raster, windows)
+                if self._channel.put(opened):
                     reading = found
                     self._desk.opened(reading)
                     self._work(reading, raster)
@@ -229,28 +239,53 @@ class Readers:
         except (RsvlmError, OSError) as error:
             self._end(reading, _in_words(error, reading.job))
 
-    def _reading(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster) -> _Reading:
-        windows, layout = list(tiles(raster.grid, *self._tiling)), layout_of(raster)
-        size = windows[0].height, windows[0].width
-        # Striped files and pictures are decoded from their start on: one reader.
-        shared = self._threads > 1 and layout.blocks[1] > 1
-        kind = Kind(raster.bands, raster.linear_backscatter, str(raster.dtype), (len(raster.bands), *size))
-        return _Reading(number, job, raster, stamp, Sheet(windows, layout), kind, cloud_test(raster, size), shared)
+    def _opened(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster, chips: int) -> Opened:
+        """What the raster says, and what the journal holds of it."""
+        source = _source(raster, job)
+        if self._journal is None or chips <= PART_CHIPS:
+            return Opened(number, source, stamp)
+        facts = (self._tiling, raster.grid.shape, raster.bands, raster.fill, raster.linear_backscatter)
+        key = self._journal.key(source.content_hash, *facts, source.cloud_cover, classes_layer(raster))
+        return Opened(number, source, stamp, key, self._journal.finished(key))
+
+    def _reading(self, opened: Opened, job: Job, raster: Raster, windows: Sequence[Window]) -> _Reading:
+        layout, size = layout_of(raster), (windows[0].height, windows[0].width)
+        places = tuple(place for place in range(len(windows)) if place not in opened.kept)
+        return _Reading(
+            number=opened.number,
+            job=job,
+            raster=raster,
+            stamp=opened.stamp,
+            sheet=Sheet([windows[place] for place in places], layout),
+            places=places,
+            chips=len(windows),
+            kind=Kind(raster.bands, raster.linear_backscatter, str(raster.dtype), (len(raster.bands), *size)),
+            clouds=cloud_test(raster, size),
+            # Striped files and pictures are decoded from their start on: one reader.
+            shared=self._threads > 1 and layout.blocks[1] > 1,
+        )
 
     def _work(self, reading: _Reading, raster: Raster) -> None:
+        if not reading.places:
+            self._end(reading, _change(reading))
         for cut in read_chips(raster, reading.sheet, reading.clouds):
-            if not self._channel.put(Chip(reading.number, cut, reading.kind), cut.raw.nbytes + cut.valid.nbytes):
+            placed = replace(cut, place=reading.places[cut.place])
+            if not self._channel.put(Chip(reading.number, placed, reading.kind), cut.raw.nbytes + cut.valid.nbytes):
                 return
             if reading.sheet.finished(1):
-                changed = stamp_of(reading.job.path) != reading.stamp
-                self._end(reading, "it changed while it was read; add it again" if changed else None)
+                self._end(reading, _change(reading))
         self._desk.closed(reading)
 
     def _end(self, reading: _Reading, failure: str | None) -> None:
         reading.sheet.stop()
         self._desk.closed(reading)
         if reading.ended.acquire(blocking=False):
-            self._channel.put(Ended(reading.number, len(reading.sheet), failure, reading.sheet.blocks))
+            self._channel.put(Ended(reading.number, reading.chips, failure, reading.sheet.blocks))
+
+
+def _change(reading: _Reading) -> str | None:
+    """Why what was read cannot be taken for one content, None where it can."""
+    return "it changed while it was read; add it again" if stamp_of(reading.job.path) != reading.stamp else None
 
 
 def _in_words(error: RsvlmError | OSError, job: Job) -> str:

@@ -27,7 +27,7 @@ from retrieval.sums import changed_files, files_of
 from rsvlm.errors import ArchiveError, GeoreferenceError, QueryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -43,6 +43,7 @@ LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for file
 UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
 MANY_FRAGMENTS = 32
 TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are joined
+MANY_NAMES, BATCH = 2048, 2**18  # more files are looked for without SQL, which would list them all for every row
 REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
 HIT_COLUMNS = (
@@ -198,11 +199,16 @@ class ChipTable:
     def __len__(self) -> int:
         return int(self.dataset.count_rows())
 
-    def replace(self, rows: pa.Table) -> None:
-        """In one commit, put these rows in place of every row of the same files, by path or by content."""
-        outdated = f"path IN ({_listed(rows['path'])}) OR content_hash IN ({_listed(rows['content_hash'])})"
+    def replace(self, rows: pa.Table, *, fresh: bool = False) -> None:
+        """In one commit, put these rows in place of every row of the same files, by path or by content.
+
+        `fresh` says that there are none, so that nobody needs to look.
+        """
+        outdated = (
+            f"path IN ({_listed(_once(rows['path']))}) OR content_hash IN ({_listed(_once(rows['content_hash']))})"
+        )
         with _committing():
-            if not self.dataset.count_rows(filter=outdated):  # all new: no need to join with every row there is
+            if fresh or not self.dataset.count_rows(filter=outdated):  # no need to join with every row there is
                 self.dataset = lance.write_dataset(self._widened(rows), self.dataset, mode="append")
                 return
             merge = self.dataset.merge_insert("chip_id").when_matched_update_all().when_not_matched_insert_all()
@@ -343,14 +349,26 @@ class ChipTable:
             "bytes": size,
         }
 
-    def files(self) -> list[Stored]:
-        """Every file with rows here, sorted by path."""
-        keys = ["path", "content_hash", "sensor", "file_chips"]
-        counts: Counter[tuple[str, str, str, int]] = Counter()
+    def files(self, paths: Iterable[Path | str] = (), hashes: Iterable[str] = ()) -> list[Stored]:
+        """Every file with rows here, sorted by path; given some, those that have one of the paths or contents."""
+        places, contents = sorted(map(str, set(paths))), sorted(set(hashes))
+        keys, condition = ["path", "content_hash", "sensor", "file_chips"], None
+        few, all_of_them = len(places) + len(contents) <= MANY_NAMES, not (places or contents)
+        if few and not all_of_them:
+            named = (("path", places), ("content_hash", contents))
+            condition = " OR ".join(f"{key} IN ({_listed(values)})" for key, values in named if values)
+        groups: Counter[tuple[str, str, str, int]] = Counter()
         with self._reading():
-            for batch in self.dataset.to_batches(columns=keys):
-                counts.update(zip(*(batch[key].to_pylist() for key in keys), strict=True))
-        return [Stored(*key[:3], chips=count, expected=key[3]) for key, count in sorted(counts.items())]
+            for batch in self.dataset.to_batches(columns=keys, filter=condition, batch_size=BATCH):
+                rows = pa.Table.from_batches([batch])
+                if not few:
+                    meet = _among(rows["path"], places), _among(rows["content_hash"], contents)
+                    rows = rows.filter(pc.or_(*meet))
+                for group in rows.group_by(keys).aggregate([([], "count_all")]).to_pylist():
+                    groups[group["path"], group["content_hash"], group["sensor"], group["file_chips"]] += group[
+                        "count_all"
+                    ]
+        return [Stored(*key[:3], chips=count, expected=key[3]) for key, count in sorted(groups.items())]
 
     def require_sound(self) -> None:
         """Raise ArchiveError, once a version, where a file of it is not as it was written: see `sums`."""
@@ -436,5 +454,13 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(sound, vectors / np.where(sound, lengths, 1), 0).astype(np.float32)
 
 
-def _listed(column: pa.ChunkedArray) -> str:
-    return ", ".join(text_sql(value) for value in sorted(column.unique().to_pylist()))
+def _once(column: pa.ChunkedArray) -> list[str]:
+    return sorted(column.unique().to_pylist())
+
+
+def _among(column: pa.ChunkedArray, values: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(values, pa.string()))
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(text_sql(value) for value in values)
