@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing, about 6 GB with torch"; start=$$(date +%s); \
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,app,train,scale,eval,hdf5,dev]' && \
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,app,train,scale,exchange,eval,hdf5,dev]' && \
 	echo "installed in $$(( $$(date +%s) - start )) s"
 	touch $@
 

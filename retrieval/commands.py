@@ -38,6 +38,10 @@ def add(
     stride: Annotated[int | None, typer.Option(help="Step from chip to chip; the side of a chip by default.")] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "cpu",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Do the work on this Ray cluster; 'local' starts one here.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Workers with --ray.", min=1)] = 2,
 ) -> None:
     """Add images; what is there already is left alone, what changed is replaced."""
     from rsvlm.cli import list_failures
@@ -45,7 +49,14 @@ def add(
 
     require_imagery(paths)
     opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride)
-    report = opened.add(paths, sensor=sensor)
+    if ray is None:
+        report = opened.add(paths, sensor=sensor)
+    else:
+        from retrieval.scale import add_with_ray
+
+        report = add_with_ray(
+            opened, paths, address=ray, workers=workers, encoder_folder=encoder, device=device, sensor=sensor
+        )
     typer.echo(
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, "
         f"{len(report.failed)} failed; {report.chips} new chips, {len(opened)} in {archive}",

@@ -27,7 +27,12 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the encoder.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
-COMMANDS = ("retrieval.commands", "data_engine.commands", "eval.commands")  # loaded by name: rsvlm never looks up
+COMMANDS = (  # loaded by name: rsvlm never looks up
+    "retrieval.commands",
+    "retrieval.exchange_commands",
+    "data_engine.commands",
+    "eval.commands",
+)
 
 Image = Annotated[Path, typer.Argument(help="GeoTIFF, COG, JP2, PNG, JPEG or WebP.", show_default=False)]
 SensorOption = Annotated[
@@ -159,7 +164,7 @@ def train_encoder(
     out: Annotated[Path, typer.Option(help="Run folder; a run that was stopped goes on in it.")],
     device: DeviceOption = "cpu",
 ) -> None:
-    """Train the encoder contrastively."""
+    """Train the encoder: whole images with their captions, places with their words, change with its name."""
     from rsvlm.training.config import TrainingConfig
     from rsvlm.training.contrastive import train
 
@@ -240,6 +245,7 @@ def _extra(package: str) -> str:
         "hdf5": ("h5py", "hdf5plugin"),
         "app": ("gradio",),
         "scale": ("ray",),
+        "exchange": ("qdrant_client",),
     }
     return next((f"'rsvlm[{extra}]'" for extra, modules in extras.items() if package in modules), package)
 

@@ -283,6 +283,14 @@ def test_the_dense_loss_adds_up_texts_that_are_equally_right():
     assert dense_loss(vectors, torch.full((3, 1, 1), -1), texts, right).item() == 0
 
 
+def test_a_balanced_dense_loss_counts_rare_words_as_much_as_common_ones():
+    texts, right = torch.eye(2), torch.eye(2, dtype=torch.bool)
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])[:, :, None, None]
+    words = torch.tensor([0, 0, 0, 1])[:, None, None]  # the last place is wrong by 50
+    assert dense_loss(vectors, words, texts, right).item() == pytest.approx(50 / 4, rel=1e-4)
+    assert dense_loss(vectors, words, texts, right, balance=1.0).item() == pytest.approx(50 / 2, rel=1e-4)
+
+
 def test_an_epoch_sees_every_chip_once():
     seed = np.random.SeedSequence([0, 1])
     seen = np.concatenate([pick(12, 4, step, seed) for step in range(3)])

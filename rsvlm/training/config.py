@@ -59,6 +59,7 @@ class TrainingConfig:
     loss: str = "softmax"  # or "sigmoid"
     fixed_scale: float = 0.0  # a temperature that is not learned, as its inverse; 0 to learn it
     dense_weight: float = 1.0
+    balance: float = 0.0  # of words on maps: 0 counts every place alike, 1 every word
     change_weight: float = 1.0
     pairs_weight: float = 0.5
     words_weight: float = 0.0  # keeps words never seen with an image where the sentence encoder has them

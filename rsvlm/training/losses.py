@@ -46,7 +46,7 @@ def sigmoid_loss(images: Tensor, texts: Tensor, right: Tensor, scale: Tensor, bi
     return loss
 
 
-def dense_loss(vectors: Tensor, words: Tensor, texts: Tensor, right: Tensor) -> Tensor:
+def dense_loss(vectors: Tensor, words: Tensor, texts: Tensor, right: Tensor, *, balance: float = 0.0) -> Tensor:
     """Negative log of the probability that a place's right texts have together.
 
     Args:
@@ -54,6 +54,7 @@ def dense_loss(vectors: Tensor, words: Tensor, texts: Tensor, right: Tensor) -> 
         words: (N, h, w) positions in `right`, -1 where none is known.
         texts: (M, D) unit vectors.
         right: (G, M) bool, which texts are right for each word.
+        balance: 0 for every place alike, 1 for every word of the batch alike, however many places it has.
 
     Returns:
         The mean over known places; 0 where there are none.
@@ -61,9 +62,10 @@ def dense_loss(vectors: Tensor, words: Tensor, texts: Tensor, right: Tensor) -> 
     cosine = torch.einsum("ndhw,md->nhwm", functional.normalize(vectors, dim=1), texts)
     known = words >= 0
     logits = DENSE_SCALE * cosine[known]
-    wrong = ~right[words[known]]
-    losses = logits.logsumexp(1) - logits.masked_fill(wrong, -torch.inf).logsumexp(1)
-    loss: Tensor = losses.sum() / max(1, len(losses))
+    seen = words[known]
+    losses = logits.logsumexp(1) - logits.masked_fill(~right[seen], -torch.inf).logsumexp(1)
+    weights = torch.bincount(seen, minlength=len(right)).clamp(min=1).float().pow(-balance)[seen]
+    loss: Tensor = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
     return loss
 
 
@@ -143,11 +145,10 @@ class Objective(nn.Module):
         seen = words[:, row * finest :: STRIDE * finest, col * finest :: STRIDE * finest]
         part = decoded[:, :, row::STRIDE, col::STRIDE]
         if coarse is None:
-            vectors = self.model.dense.project_change(part)
-        else:
-            whole = functional.interpolate(coarse, decoded.shape[-2:], mode="bilinear", align_corners=False)
-            vectors = self.model.dense.project(part) + whole[:, :, row::STRIDE, col::STRIDE]
-        return dense_loss(vectors, seen, texts, right)
+            return dense_loss(self.model.dense.project_change(part), seen, texts, right)
+        whole = functional.interpolate(coarse, decoded.shape[-2:], mode="bilinear", align_corners=False)
+        vectors = self.model.dense.project(part) + whole[:, :, row::STRIDE, col::STRIDE]
+        return dense_loss(vectors, seen, texts, right, balance=self.config.balance)
 
     def _changes(self, views: tuple[View, ...], words: Tensor, texts: Tensor, right: Tensor) -> dict[str, Tensor]:
         """Change by each sensor, and how near the sensors' views of a date are."""
