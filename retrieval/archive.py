@@ -25,7 +25,7 @@ from retrieval.repair import RepairReport, mend_table, table_problems
 from retrieval.search import DEPTHS, Query, Ranking, to_hit
 from retrieval.stamps import Stamps
 from retrieval.store import HIT_COLUMNS, LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
-from retrieval.sums import note_files
+from retrieval.sums import manifest_of, note_files, noted
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files
 from rsvlm.scene import Scene
@@ -391,7 +391,7 @@ class Archive:
             table = ChipTable.open(self.folder)
             before = table.version
             yield table
-            if table.version != before:
+            if table.version != before or not noted(self.folder, manifest_of(table.dataset)):  # a writer was killed
                 table.tidy()
                 note_files(self.folder, self.folder / TABLE)
                 previous = self._generation.index

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from retrieval.embed import EmbeddedChips, Source
-    from rsvlm.scene import Window
+    from rsvlm.scene import Grid, Window
 
 FORMAT_VERSION = 1
 METRIC = "cosine"
@@ -143,11 +143,18 @@ def _place(source: Source, window: Window) -> dict[str, Any]:
     if source.grid.crs is None:
         return place
     try:
-        outline = source.grid.window(window).footprint
+        outline = outline_of(source.grid, window)
     except (GeoreferenceError, ProjError):  # a coordinate system that cannot be placed on Earth
         return place
     west, south, east, north = lonlat_bounds(outline)
     return {**place, "footprint": outline.wkb, "west": west, "south": south, "east": east, "north": north}
+
+
+def outline_of(grid: Grid, window: Window) -> BaseGeometry:
+    """The footprint of a window, placed by its raster's grid: a grid of its own would set up the projection anew."""
+    row, col, height, width = window.row, window.col, window.height, window.width
+    outline = shapely.box(col, row, col + width, row + height).segmentize(max(height, width) / 8)
+    return grid.geometry_lonlat(shapely.orient_polygons(outline))
 
 
 def lonlat_bounds(outline: BaseGeometry) -> tuple[float, float, float, float]:

@@ -44,15 +44,15 @@ def manifest_of(dataset: lance.LanceDataset) -> list[str]:
 
 def note_files(folder: Path, table: Path) -> None:
     """Note the files that are new since the last time, and forget those that are gone."""
-    noted = read_noted(folder) or {}
+    before = read_noted(folder) or {}
     present = sorted(
         path.relative_to(table).as_posix()
         for name in FILED
         for path in (table / name).glob("*")
         if path.is_file() and path.suffix not in (".json", ".damaged")
     )
-    kept = {name: noted[name] if name in noted else _note(table / name) for name in present}
-    if kept != noted:
+    kept = {name: before[name] if name in before else _note(table / name) for name in present}
+    if kept != before:
         _write(folder / SUMS, kept)
 
 
@@ -61,16 +61,21 @@ def changed_files(folder: Path, names: Iterable[str], *, thorough: bool) -> dict
 
     Files that were never noted, as after a writer was killed, are left to Lance's own checks.
     """
-    noted = read_noted(folder)
-    if noted is None:
+    known = read_noted(folder)
+    if known is None:
         return {}
     table = Path(folder, "chips.lance")
     problems = {}
     for name in names:
-        reason = _problem(table / name, noted[name], thorough) if name in noted else None
+        reason = _problem(table / name, known[name], thorough) if name in known else None
         if reason:
             problems[name] = f"{name} {reason}"
     return problems
+
+
+def noted(folder: Path, names: Iterable[str]) -> bool:
+    """Whether all of these files of the table were noted; raises ArchiveError for damaged notes."""
+    return set(names) <= set(read_noted(folder) or ())
 
 
 def noted_damage(folder: Path) -> str | None:
@@ -124,8 +129,8 @@ def _note(path: Path) -> tuple[int, int, str]:
     return facts.st_size, facts.st_mtime_ns, sha256_of(path)
 
 
-def _problem(path: Path, noted: tuple[int, int, str], thorough: bool) -> str | None:
-    size, time, digest = noted
+def _problem(path: Path, known: tuple[int, int, str], thorough: bool) -> str | None:
+    size, time, digest = known
     try:
         facts = path.stat()
         if facts.st_size != size:
@@ -141,8 +146,8 @@ def _digest(files: Any) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _write(target: Path, noted: Noted) -> None:
-    files = {name: list(facts) for name, facts in noted.items()}
+def _write(target: Path, facts_of: Noted) -> None:
+    files = {name: list(facts) for name, facts in facts_of.items()}
     beside = target.with_suffix(f".{os.getpid()}.tmp")
     beside.write_text(json.dumps({"files": files, "sha256": _digest(files)}, indent=0), encoding="utf-8")
     settle(beside, target)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from retrieval import Archive
 from retrieval.commands import _opened_or_made
 from retrieval.intake import Intake, plan_intake
-from retrieval.store import Stored, lonlat_bounds
+from retrieval.store import Stored, lonlat_bounds, outline_of
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.raster import read_scene
 from rsvlm.scene import Grid, Scene, Window
@@ -356,6 +356,20 @@ def test_a_plan_keeps_every_content_once(tmp_path):
         Intake(d, "4", "add"),  # its old place is gone
     ]
     assert plan_intake({a: "1"}, stored, "naip") == [Intake(a, "1", "replace")]
+
+
+@pytest.mark.parametrize("west", [12.0, 179.5])
+def test_a_chip_lies_where_its_own_grid_would_place_it(west):
+    from affine import Affine
+    from pyproj import CRS
+
+    from rsvlm.scene import Grid
+
+    grid = Grid(100, 90, Affine(0.01, 0, west, 0, -0.01, 10), CRS.from_epsg(4326))
+    for window in (Window(0, 0, 100, 90), Window(3, 40, 16, 20), Window(84, 80, 16, 10)):
+        own = grid.window(window).footprint
+        assert own.symmetric_difference(outline_of(grid, window)).area < 1e-9
+        np.testing.assert_allclose(lonlat_bounds(outline_of(grid, window)), lonlat_bounds(own), atol=1e-9)
 
 
 def test_bounds_across_the_antimeridian_run_from_west_to_east():
