@@ -34,6 +34,7 @@ class EncoderConfig:
     text_tower: str = TEXT_PACKAGE
     text_sha256: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     text_head: int = 512
+    stem: str = "spectral"  # or "own": a kernel for each band of each sensor, for comparison
     dense_width: int = 0  # of the dense decoder; 0 for none: maps are then made of the trunk's own patches
     drop_path: float = 0.0  # share of residual branches left out in training
 
@@ -44,6 +45,13 @@ class EncoderConfig:
         if unknown:
             raise ConfigError(f"the encoder config has unknown keys {', '.join(unknown)}; it may be from a newer rsvlm")
         return cls(**plain)
+
+    @property
+    def physics(self) -> bool:
+        """Whether kernels come from the bands' physics; raises ConfigError for a stem of another name."""
+        if self.stem not in ("spectral", "own"):
+            raise ConfigError(f'the stem is "spectral" or "own"; got {self.stem!r}')
+        return self.stem == "spectral"
 
 
 class ResidualHead(nn.Module):
@@ -100,7 +108,9 @@ class SpectralCLIP(nn.Module):
         self.clip.lock_text_tower()
         self.clip.text.proj.requires_grad_(True)
         self.stem = self._take_over_first_convolution()
-        self.dense = DenseDecoder(self._levels(), config.dense_width, config.dim) if config.dense_width else None
+        self.dense = None
+        if config.dense_width:
+            self.dense = DenseDecoder(self._levels(), config.dense_width, config.dim, physics=config.physics)
 
     def _take_over_first_convolution(self) -> SpectralStem:
         trunk = self.clip.visual.trunk
@@ -109,7 +119,8 @@ class SpectralCLIP(nn.Module):
         holder, name = (trunk.patch_embed, "proj") if hasattr(trunk, "patch_embed") else (trunk, "conv_stem")
         first = getattr(holder, name)
         kernel, stride = first.kernel_size[0], first.stride[0]
-        stem = SpectralStem(first.out_channels, kernel, stride, padding=0 if kernel == stride else kernel // 2)
+        padding = 0 if kernel == stride else kernel // 2
+        stem = SpectralStem(first.out_channels, kernel, stride, padding, physics=self.config.physics)
         stem.initialise_from_rgb(first.weight.detach())
         setattr(holder, name, nn.Identity())
         return stem

@@ -49,9 +49,9 @@ class DenseDecoder(nn.Module):
     corrected by what the pyramid adds, so that words learned from whole images keep their meaning on maps.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, dim: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, dim: int, *, physics: bool = True) -> None:
         super().__init__()
-        self.pixels = SpectralStem(width, kernel_size=3, stride=2, padding=1)
+        self.pixels = SpectralStem(width, kernel_size=3, stride=2, padding=1, physics=physics)
         self.deepen = nn.Conv2d(width, width, 1)
         self.laterals = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.mixes = nn.ModuleList(Mix(width) for _ in channels)

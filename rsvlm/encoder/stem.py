@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rsvlm.errors import BandError
 from rsvlm.sensors import POLARISATIONS, SENSORS
 
 if TYPE_CHECKING:
@@ -49,22 +50,36 @@ def band_features(band: Band) -> Tensor:
     return features
 
 
+def own_features(band: Band) -> Tensor:
+    """A slot for each band of each known sensor, with nothing in common: what the physics is compared against.
+
+    Raises BandError for a band of no known sensor.
+    """
+    known = [other for sensor in SENSORS.values() for other in sensor.bands]
+    if band not in known:
+        raise BandError(f"a stem without physics knows the bands of known sensors only; {band.name!r} is none of them")
+    return torch.eye(len(known))[known.index(band)]
+
+
 class SpectralStem(nn.Module):
     """A convolution over any set of bands: (B, C, H, W) normalised pixels -> (B, out, H', W').
 
-    The sum over bands is scaled by 3 / C, so that activations keep the size they have for three bands.
+    The sum over bands is scaled by 3 / C, so that activations keep the size they have for three bands. Without
+    `physics` every band of every sensor has a kernel of its own.
     """
 
-    def __init__(self, out_channels: int, kernel_size: int, stride: int, padding: int) -> None:
+    def __init__(self, out_channels: int, kernel_size: int, stride: int, padding: int, *, physics: bool = True) -> None:
         super().__init__()
+        self.features = band_features if physics else own_features
         self.kernel_shape = (out_channels, kernel_size, kernel_size)
         self.stride, self.padding = stride, padding
-        self.generator = nn.Linear(FEATURES, math.prod(self.kernel_shape), bias=False)
+        count = len(self.features(SENSORS["rgb"].bands[0]))
+        self.generator = nn.Linear(count, math.prod(self.kernel_shape), bias=False)
         self._collapsed: dict[tuple[Band, ...], Tensor] = {}
 
     def kernels(self, bands: Sequence[Band]) -> Tensor:
         """Generate the kernel of each band: (C, out, k, k), before scaling."""
-        features = torch.stack([band_features(band) for band in bands]).to(self.generator.weight)
+        features = torch.stack([self.features(band) for band in bands]).to(self.generator.weight)
         flat: Tensor = self.generator(features)
         return flat.view(len(bands), *self.kernel_shape)
 
@@ -102,9 +117,9 @@ class SpectralStem(nn.Module):
         wanted = kernels.transpose(0, 1).reshape(3, -1).double()
         others = [band for sensor in SENSORS.values() for band in sensor.bands if sensor.name != "rgb"]
         far = [band for band in others if not _is_visible(band)]
-        features = torch.stack([band_features(band) for band in (*rgb, *far)]).double()
+        features = torch.stack([self.features(band) for band in (*rgb, *far)]).double()
         targets = torch.cat([wanted, wanted.mean(0, keepdim=True).expand(len(far), -1)])
-        damped = features.T @ features + 1e-3 * torch.eye(FEATURES, dtype=torch.float64)
+        damped = features.T @ features + 1e-3 * torch.eye(features.shape[1], dtype=torch.float64)
         solution = torch.linalg.solve(damped, features.T @ targets)
         self.generator.weight.copy_(solution.T)
         self.restore(rgb, kernels.transpose(0, 1))
@@ -112,7 +127,7 @@ class SpectralStem(nn.Module):
     @torch.no_grad()
     def restore(self, bands: Sequence[Band], kernels: Tensor) -> None:
         """Give these bands exactly these kernels (C, out, k, k), by the smallest correction of the generator."""
-        features = torch.stack([band_features(band) for band in bands]).to(self.generator.weight).double()
+        features = torch.stack([self.features(band) for band in bands]).to(self.generator.weight).double()
         missing = kernels.reshape(len(bands), -1).to(features) - features @ self.generator.weight.T.double()
         self.generator.weight += (torch.linalg.pinv(features) @ missing).T.to(self.generator.weight)
         self._collapsed.clear()

@@ -178,6 +178,9 @@ class _Maker:
         scale = torch.tensor([band.scale for band in bands])[:, None, None]
         offset = torch.tensor([band.offset for band in bands])[:, None, None]
         pixels = stored.float() * scale + offset
+        shown = [k for k, band in enumerate(bands) if band.common_name in self.config.bands]
+        if len(bands) > 3 and shown:
+            pixels, bands = pixels[:, shown], tuple(bands[k] for k in shown)
         if vary and len(bands) > 3 and self.chance.random() < self.config.band_mixing:
             pixels, bands = mix_bands(pixels, bands, self.chance)
         kept = drop_bands(len(bands), self.config.band_dropping, self.chance) if vary else list(range(len(bands)))

@@ -46,6 +46,8 @@ class TrainingConfig:
     sources: tuple[Source, ...]
     trunk: str = "tf_efficientnet_lite0"
     pretrained: str = ""  # "efficientnet-lite0" to start from the ImageNet tensors that pip brings
+    stem: str = "spectral"  # or "own": a kernel for each band of each sensor
+    bands: tuple[str, ...] = ()  # common names of the only bands shown of multispectral sources; all where empty
     frozen_stages: int = 0  # first stages of the trunk that keep their start; RGB kernels then keep theirs too
     hold_statistics: bool = False  # batch norms keep the statistics of the start, equal for every sensor
     drop_path: float = 0.0

@@ -74,7 +74,13 @@ def train(config: TrainingConfig, out: Path, *, device: str = "cpu") -> Spectral
 
 def _start(config: TrainingConfig, sources: Sequence[tuple[Source, Data]], device: str) -> SpectralEncoder:
     statistics = band_statistics([pixels for _, data in sources for pixels in _pixels_of(data)])
-    described = EncoderConfig(config.name, config.trunk, dense_width=config.dense_width, drop_path=config.drop_path)
+    described = EncoderConfig(
+        config.name,
+        config.trunk,
+        stem=config.stem,
+        dense_width=config.dense_width,
+        drop_path=config.drop_path,
+    )
     model = SpectralCLIP(described, config.image_size)
     if config.pretrained:
         start_from_imagenet(model)
