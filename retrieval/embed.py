@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from retrieval.intake import stamp_of
-from retrieval.journal import PART_CHIPS, EncodedChip
+from retrieval.journal import EncodedChip
 from retrieval.reading import NO_BLOCKS, Chip, Ended, Job, Kind, Opened, Readers, Source
 from rsvlm.errors import SceneError
 
@@ -232,7 +232,7 @@ class _Assembly:
         progress.chips[chip.cut.place] = encoded
         if self._journal is not None and progress.opened and progress.opened.key and _sound(encoded):
             progress.unkept.append((chip.cut.place, encoded))
-            if len(progress.unkept) >= PART_CHIPS:
+            if len(progress.unkept) >= self._journal.part:
                 self._keep(self._journal, progress.opened, progress)
         self._note_complete(chip.number)
 

@@ -47,7 +47,7 @@ class Journal:
     """The parts of one archive and one encoder. Only who holds the archive's lock may use it."""
 
     def __init__(self, archive: Path, *, fingerprint: str, dim: int) -> None:
-        self._folder, self._fingerprint = archive / UNFINISHED, fingerprint
+        self._folder, self._fingerprint, self.part = archive / UNFINISHED, fingerprint, PART_CHIPS
         fields: list[Any] = [("place", np.int64), ("window", np.int64, 4), ("valid", np.float64)]
         self._row = np.dtype([*fields, ("cloud", np.float64), ("vector", np.float32, dim)])
 

@@ -13,7 +13,6 @@ import rasterio
 from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
 from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
-from retrieval.journal import PART_CHIPS
 from retrieval.quality import CloudTest, classes_layer, cloud_map, cloud_test
 from rsvlm.errors import RsvlmError
 from rsvlm.raster import open_raster, tiles
@@ -242,7 +241,7 @@ class Readers:
     def _opened(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster, chips: int) -> Opened:
         """What the raster says, and what the journal holds of it."""
         source = _source(raster, job)
-        if self._journal is None or chips <= PART_CHIPS:
+        if self._journal is None or chips <= self._journal.part:
             return Opened(number, source, stamp)
         facts = (self._tiling, raster.grid.shape, raster.bands, raster.fill, raster.linear_backscatter)
         key = self._journal.key(source.content_hash, *facts, source.cloud_cover, classes_layer(raster))

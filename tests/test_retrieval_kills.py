@@ -1,0 +1,157 @@
+"""Killed at random again and again while it adds, an archive ends as if nothing had happened."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+from fakes import TinyEncoder, write_raster
+from forks import process
+
+import retrieval.adding
+import retrieval.journal
+from retrieval import Archive
+from retrieval.store import ChipTable
+
+SENSOR = "sentinel-2-l2a"
+CHIPS, PART, COMMIT, BATCH = 6 * 40, 32, 16, 8  # of the large file; in a part; in a commit; in a batch
+FILED = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect")
+
+
+class Counting(TinyEncoder):
+    """The tiny encoder, noting every chip in a file that outlives its process."""
+
+    def __init__(self, notes):
+        super().__init__()
+        self.notes = notes
+
+    def embed(self, pixels, valid, bands):
+        with open(self.notes, "ab") as file:
+            file.write(b"." * len(pixels))
+        return super().embed(pixels, valid, bands)
+
+
+def add(folder, scenes, notes, point):
+    """Add in small steps; die at the point-th call that opens, names or removes a file, at none where it is 0."""
+    retrieval.adding.COMMIT_CHIPS, retrieval.journal.PART_CHIPS = COMMIT, PART
+    left = point
+
+    def watch(event, arguments):
+        nonlocal left
+        if event in FILED:
+            left -= 1
+            if point and not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    encoder = Counting(notes)
+    Archive.open(folder, encoder).add(scenes, sensor=SENSOR, progress=False, batch=BATCH)
+    (folder / "calls").write_text(str(-left))
+
+
+def run(*arguments, seconds=None):
+    """Whether an add ended by itself, before a call that kills it or the seconds after which it is killed."""
+    child = process(add, *arguments)
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode == 0
+
+
+def make_scenes(folder, random):
+    folder.mkdir()
+    for i in range(8):
+        write_raster(folder / f"{i}.tif", seed=int(random.integers(10**6)))
+    write_raster(folder / "large.tif", seed=int(random.integers(10**6)), shape=(96, 640))
+    (folder / "broken.tif").write_bytes((folder / "0.tif").read_bytes()[:400])
+
+
+def change_scenes(folder, random):
+    """Some files get other content, one is new, sometimes the large one changes too."""
+    names = [f"{i}.tif" for i in random.choice(8, 3, replace=False)] + [f"new{random.integers(10**6)}.tif"]
+    for name in names:
+        write_raster(folder / name, seed=int(random.integers(10**6)))
+    if random.random() < 0.5:
+        write_raster(folder / "large.tif", seed=int(random.integers(10**6)), shape=(96, 640))
+
+
+def contents(folder):
+    """What the table holds, path to content; files whole, no chip twice."""
+    table = ChipTable.open(folder)
+    files = table.files()
+    assert all(file.chips == file.expected for file in files)
+    assert len({file.path for file in files}) == len(files)
+    ids = table.dataset.to_table(columns=["chip_id"])["chip_id"].to_pylist()
+    assert len(set(ids)) == len(ids) == sum(file.chips for file in files)
+    return {file.path: file.content_hash for file in files}
+
+
+def rows(archive):
+    table = ChipTable.open(archive.folder).dataset.to_table().drop_columns(["added", "vector"])
+    return sorted(table.to_pylist(), key=lambda row: row["chip_id"])
+
+
+def vectors(archive):
+    stored = {chip: vector for ids, _, block in archive.vectors() for chip, vector in zip(ids, block, strict=True)}
+    return np.stack([stored[chip] for chip in sorted(stored)])
+
+
+def assert_like_twin(archive, scenes, folder):
+    """The same rows, vectors and hits as an archive of the same scenes that nobody interrupted."""
+    twin = Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    report = twin.add(scenes, sensor=SENSOR, progress=False)
+    assert [os.path.basename(path) for path, _ in report.failed] == ["broken.tif"]
+    assert rows(archive) == rows(twin)
+    np.testing.assert_allclose(vectors(archive), vectors(twin), atol=1e-3)
+    assert {hit.chip_id for hit in archive.search("x", 10_000)} == {hit.chip_id for hit in twin.search("x", 10_000)}
+    assert archive.verify() == []
+    assert list((archive.folder / "unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_after_random_kills_nothing_is_lost_or_doubled(tmp_path, wanted):
+    random, scenes, folder = np.random.default_rng(wanted), tmp_path / "scenes", tmp_path / "archive"
+    make_scenes(scenes, random)
+    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    Archive.create(tmp_path / "timed", TinyEncoder(), chip=16, stride=16)
+    began = time.monotonic()
+    assert run(tmp_path / "timed", scenes, tmp_path / "notes", 0)
+    whole, calls = time.monotonic() - began, int((tmp_path / "timed" / "calls").read_text())
+    kills, held = 0, {}
+    while kills < wanted:
+        if kills % 2:
+            ended = run(folder, scenes, tmp_path / "notes", int(random.integers(1, calls // 2)))
+        else:
+            ended = run(folder, scenes, tmp_path / "notes", 0, seconds=random.uniform(0, whole))
+        kills += not ended
+        before, held = held, contents(folder)
+        assert set(before) <= set(held)  # what was committed once stays, with its old content or its new
+        if ended:
+            change_scenes(scenes, random)
+    assert run(folder, scenes, tmp_path / "notes", 0)
+    assert_like_twin(Archive.open(folder, TinyEncoder()), scenes, tmp_path / "twin")
+
+
+def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
+    folder, notes, path = tmp_path / "archive", tmp_path / "notes", tmp_path / "large.tif"
+    write_raster(path, shape=(96, 640))
+    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    notes.touch()
+    lost, kills = PART + 3 * BATCH, 0  # a part that is not full yet, and the batches on their way
+    for least in (60, 130, 200):
+        child = process(add, folder, path, notes, 0)
+        child.start()
+        while child.is_alive() and notes.stat().st_size < least + kills * lost:
+            time.sleep(0.001)
+        child.kill()
+        child.join()
+        kills += child.exitcode != 0
+        assert len(ChipTable.open(folder)) in (0, CHIPS)
+    assert kills
+    assert run(folder, path, notes, 0)
+    assert CHIPS < notes.stat().st_size <= CHIPS + kills * lost
+    assert len(ChipTable.open(folder)) == CHIPS
