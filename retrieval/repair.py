@@ -19,13 +19,22 @@ from retrieval.store import (
     read_config,
     vectors_in,
 )
-from retrieval.sums import changed_files, files_in, forget_notes, manifest_of, noted_damage
+from retrieval.sums import (
+    changed_files,
+    files_in,
+    forget_notes,
+    manifest_of,
+    newest_problem,
+    note_files,
+    noted_damage,
+)
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SOME_FILES = "some files (part of the table could not be read; what is still there is left alone)"
+NEWER_FILES = "some files (the newest version of the table could not be read; also remove again what was removed last)"
 EVERY_FILE = "every file (the table could not be read and is empty now)"
 
 
@@ -57,18 +66,22 @@ def mend_table(folder: Path) -> RepairReport:
     if noted_damage(folder):
         forget_notes(folder)
         actions.append("noted the sizes and sums of all files anew; the notes were damaged")
+    newest_gone = newest_problem(folder) is not None
     set_aside = _newest_readable(folder)
-    if set_aside:
+    if set_aside or newest_gone:
+        note_files(folder, folder / TABLE)
+        lost.add(NEWER_FILES)
+        set_aside = max(1, set_aside)
         actions.append(f"went back over {set_aside} unreadable version(s) of the table")
     table = ChipTable.open(folder)
     broken = _broken_fragments(table)
     if broken:
-        sound = [part.metadata for part in table.dataset.get_fragments() if part.fragment_id not in broken]
-        overwrite = lance.LanceOperation.Overwrite(table.dataset.schema, sound)
-        lance.LanceDataset.commit(str(folder / TABLE), overwrite, read_version=table.version)
+        left = len(table.dataset.get_fragments()) - len(broken)
+        without = lance.LanceOperation.Update(sorted(broken), updated_fragments=[], new_fragments=[])
+        lance.LanceDataset.commit(table.dataset, without, read_version=table.version)
         actions.append(f"left out {len(broken)} unreadable part(s) of the table; add your files again")
         table = ChipTable.open(folder)
-        lost.add(SOME_FILES if sound else EVERY_FILE)
+        lost.add(SOME_FILES if left else EVERY_FILE)
     for (path, digest), reason in _unsound_files(table).items():
         table.remove(f"content_hash = {text_sql(digest)}")
         actions.append(f"forgot {path}: {reason}")

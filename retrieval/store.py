@@ -23,7 +23,7 @@ from shapely.geometry import MultiPolygon
 
 from retrieval.filters import text_sql
 from retrieval.rows import FRAGMENT_BITS, RowRuns
-from retrieval.sums import changed_files, files_of
+from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
 from rsvlm.errors import ArchiveError, GeoreferenceError, QueryError
 
 if TYPE_CHECKING:
@@ -187,6 +187,9 @@ class ChipTable:
         """Open the newest version; raises ArchiveError for what is missing, damaged or newer than this software."""
         if not (folder / TABLE).is_dir():
             raise ArchiveError(f"{folder} is no archive; make one with `rsvlm index add {folder} PATH...`")
+        problem = None if noted_damage(folder) else newest_problem(folder)
+        if problem is not None:
+            raise damaged(folder, ArchiveError(problem))
         try:
             dataset = lance.dataset(str(folder / TABLE))
         except LANCE_ERRORS as error:
@@ -380,7 +383,7 @@ class ChipTable:
     def require_sound(self) -> None:
         """Raise ArchiveError, once a version, where a file of it is not as it was written: see `sums`."""
         if not self._sound:
-            problems = changed_files(self.folder, files_of(self.dataset), thorough=False)
+            problems = changed_files(self.folder, files_of(self.dataset))
             if problems:
                 raise damaged(self.folder, ArchiveError(next(iter(problems.values()))))
             self._sound = True

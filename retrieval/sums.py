@@ -1,7 +1,8 @@
 """Sizes and sha256 of the table's files, for Lance's pages carry no checksums of their own.
 
 Written when a writer lets go of the archive. Before a version is read, its files must have the sizes and times that
-were noted; one whose time differs (a copy, a restored backup, a changed file) is hashed. `verify` hashes every file.
+were noted; one whose time differs (a copy, a restored backup, a changed file) is hashed, and so are all files of a
+small table. `verify` hashes every file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import lance
 
 SUMS = "sums.json"
+HASHED_BYTES = 64 * 2**20  # about 50 ms; damage that leaves no trace in a file's times is found up to this size
 FILED = ("data", "_deletions", "_versions")  # folders of the table whose files are written once and never again
 Noted = dict[str, tuple[int, int, str]]  # relative path -> size, time of change in ns, sha256
 
@@ -42,6 +44,27 @@ def manifest_of(dataset: lance.LanceDataset) -> list[str]:
     return [name for name in names if Path(dataset.uri, name).exists()][:1]
 
 
+def newest_problem(folder: Path) -> str | None:
+    """Why the newest version cannot be opened: its manifest is gone or not as it was noted. None where Lance may try.
+
+    Lance itself would open an older version, and crash over some damages.
+    """
+    known = {name: _version(name) for name in read_noted(folder) or () if _version(name) is not None}
+    newest = max(known, key=lambda name: known[name] or 0, default=None)
+    present = [_version(path.name) or 0 for path in Path(folder, "chips.lance", "_versions").glob("*.manifest")]
+    if newest is None or max(present, default=0) > (known[newest] or 0):  # a writer was killed before it noted it
+        return None
+    return changed_files(folder, [newest], thorough=True).get(newest)
+
+
+def _version(name: str) -> int | None:
+    """The version that a manifest is of; None for any other file."""
+    number = Path(name).stem
+    if not name.endswith(".manifest") or not number.isdecimal():
+        return None
+    return 2**64 - 1 - int(number) if int(number) >= 2**63 else int(number)
+
+
 def note_files(folder: Path, table: Path) -> None:
     """Note the files that are new since the last time, and forget those that are gone."""
     before = read_noted(folder) or {}
@@ -56,18 +79,21 @@ def note_files(folder: Path, table: Path) -> None:
         _write(folder / SUMS, kept)
 
 
-def changed_files(folder: Path, names: Iterable[str], *, thorough: bool) -> dict[str, str]:
+def changed_files(folder: Path, names: Iterable[str], *, thorough: bool | None = None) -> dict[str, str]:
     """Which of these files of the table are not as they were noted, and how; `thorough` hashes all of them.
 
-    Files that were never noted, as after a writer was killed, are left to Lance's own checks.
+    By default all are hashed where they are no more than HASHED_BYTES together. Files that were never noted, as after
+    a writer was killed, are left to Lance's own checks.
     """
     known = read_noted(folder)
     if known is None:
         return {}
-    table = Path(folder, "chips.lance")
+    table, names = Path(folder, "chips.lance"), [name for name in names if name in known]
+    if thorough is None:
+        thorough = sum(known[name][0] for name in names) <= HASHED_BYTES
     problems = {}
     for name in names:
-        reason = _problem(table / name, known[name], thorough) if name in known else None
+        reason = _problem(table / name, known[name], thorough)
         if reason:
             problems[name] = f"{name} {reason}"
     return problems
