@@ -257,3 +257,8 @@ def _memory(name: str) -> int:
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def timed_apart(contender: Contender) -> Sample | str:
+    """Run one contender once, in a process of its own; why there is no sample where it fails."""
+    return _run(_server(()), contender)

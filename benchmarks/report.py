@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Measure
 
-QUICK_ROUNDS = 2
+QUICK_ROUNDS = 1
 MEASURES: tuple[Measure, ...] = ("cpu", "wall")
 
 
@@ -64,7 +64,8 @@ class Report:
         for case in plain["cases"]:
             print(f"\n{text_table(case)}")
         for name, value in self.notes.items():
-            print(f"{name}: {value}")
+            if not isinstance(value, dict):
+                print(f"{name}: {value}")
         for goal in plain["goals"]:
             print(goal_line(goal))
         if self.settings.get("quick"):
@@ -177,7 +178,7 @@ def _plain(value: Any) -> Any:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options all benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and two rounds: shows that it works")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and one round: shows that it works")
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, {QUICK_ROUNDS} where quick")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every contender")
     parser.add_argument("--seed", type=int, default=0)
@@ -194,6 +195,7 @@ def settled(options: argparse.Namespace) -> dict[str, Any]:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(options.threads)
     os.environ["PYTHONWARNINGS"] = "ignore:lance is not fork-safe"  # the server forks before any lance is used
+    os.environ["LANCE_LOG"] = "error"
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     kept = {name: value for name, value in vars(options).items() if name not in ("out", "work", "data")}

@@ -1,0 +1,67 @@
+"""Encoders to measure with, and the ways to run one: all at once, in bfloat16, with channels last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from rsvlm.encoder.model import SpectralEncoder
+    from rsvlm.sensors import Band
+
+SHIPPED = "shipped"
+PRELOAD = ("rasterio", "torch", "torchvision", "timm", "open_clip", "transformers", "rsvlm.encoder.model")
+COSINE = 0.999
+
+
+def encoder_for(trunk: str = SHIPPED, *, threads: int = 1, device: str = "cpu") -> SpectralEncoder:
+    """The encoder that comes with the project, or one of the same build with a timm trunk and untrained weights."""
+    import torch
+
+    from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP
+    from rsvlm.encoder.model import SpectralEncoder
+
+    torch.set_num_threads(threads)
+    encoder = SpectralEncoder.from_pretrained(device=device)
+    if trunk == SHIPPED:
+        return encoder
+    torch.manual_seed(0)
+    model = SpectralCLIP(EncoderConfig(trunk, trunk=trunk), encoder.preprocessing.image_size)
+    return SpectralEncoder(model, encoder.preprocessing, device)
+
+
+def whole(
+    encoder: SpectralEncoder,
+    pixels: Tensor,
+    valid: Tensor,
+    bands: tuple[Band, ...],
+    *,
+    bfloat16: bool = False,
+    channels_last: bool = False,
+) -> Tensor:
+    """Unit vectors (N, D) of physical pixels (N, C, H, W) in one forward pass, as `embed` but for how it is run."""
+    import torch
+    from torch.nn import functional
+
+    prepared = encoder.preprocessing.resize(encoder.preprocessing.normalise(pixels, valid, bands))
+    if channels_last:
+        prepared = prepared.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=bfloat16):
+        features = encoder.model.image_features(prepared, bands)
+    return functional.normalize(features.float(), dim=-1)
+
+
+def cosines(found: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
+    """The least and the middle cosine of unit vectors (N, D), as facts."""
+    values = np.einsum("nd,nd->n", found.astype(np.float64), expected.astype(np.float64))
+    return {"least cosine": float(values.min()), "median cosine": float(np.median(values))}
+
+
+def too_far(facts: dict[str, float], least: float = COSINE) -> str:
+    """What is wrong with vectors whose cosine is too small; empty where it is not."""
+    found = facts["least cosine"]
+    return "" if found >= least else f"the least cosine is {found:.5f}, under {least}"
