@@ -243,8 +243,8 @@ class Readers:
         source = _source(raster, job)
         if self._journal is None or chips <= self._journal.part:
             return Opened(number, source, stamp)
-        facts = (self._tiling, raster.grid.shape, raster.bands, raster.fill, raster.linear_backscatter)
-        key = self._journal.key(source.content_hash, *facts, source.cloud_cover, classes_layer(raster))
+        told = (source.sensor, source.bands, source.cloud_cover, raster.fill, raster.linear_backscatter)
+        key = self._journal.key(source.content_hash, self._tiling, raster.grid.shape, *told)
         return Opened(number, source, stamp, key, self._journal.finished(key))
 
     def _reading(self, opened: Opened, job: Job, raster: Raster, windows: Sequence[Window]) -> _Reading:
