@@ -17,23 +17,20 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
-from pyproj.exceptions import ProjError
-from shapely.geometry import MultiPolygon
 
 from retrieval.filters import text_sql
+from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
 from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
-from rsvlm.errors import ArchiveError, GeoreferenceError, QueryError
+from rsvlm.errors import ArchiveError, QueryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from shapely.geometry.base import BaseGeometry
 
     from retrieval.embed import EmbeddedChips, Source
-    from rsvlm.scene import Grid, Window
+    from rsvlm.scene import Window
 
 FORMAT_VERSION = 1
 METRIC = "cosine"
@@ -111,60 +108,28 @@ def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
     source = result.source
     if source is None:
         raise ArchiveError(f"{result.job.path} was never opened, so it has no rows; this is a fault of the caller")
-    moment = source.acquired
+    moment, count = source.acquired, len(result.windows)
     shared = {
         "acquired": moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC),
         "sensor": source.sensor,
         "bands": [band.name for band in source.bands],
         "path": str(result.job.path),
         "content_hash": source.content_hash,
-        "file_chips": len(result.windows),
+        "file_chips": count,
         "caption": None,
         "added": datetime.now(UTC),
     }
-    rows = [
-        {
-            **shared,
-            **_place(source, window),
-            "chip_id": chip_id(source, window),
-            "valid": valid,
-            "cloud": cloud if source.cloud_cover is None else source.cloud_cover,
-        }
-        for window, valid, cloud in zip(result.windows, result.valid.tolist(), result.cloud, strict=True)
-    ]
     flat = pa.array(np.ascontiguousarray(result.vectors, np.float16).reshape(-1))
-    vectors = pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size)
-    others = pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index("vector")))
-    return others.add_column(1, schema.field("vector"), vectors).cast(schema)
-
-
-def _place(source: Source, window: Window) -> dict[str, Any]:
-    place: dict[str, Any] = {key: getattr(window, key) for key in ("row", "col", "height", "width")}
-    if source.grid.crs is None:
-        return place
-    try:
-        outline = outline_of(source.grid, window)
-    except (GeoreferenceError, ProjError):  # a coordinate system that cannot be placed on Earth
-        return place
-    west, south, east, north = lonlat_bounds(outline)
-    return {**place, "footprint": outline.wkb, "west": west, "south": south, "east": east, "north": north}
-
-
-def outline_of(grid: Grid, window: Window) -> BaseGeometry:
-    """The footprint of a window, placed by its raster's grid: a grid of its own would set up the projection anew."""
-    row, col, height, width = window.row, window.col, window.height, window.width
-    outline = shapely.box(col, row, col + width, row + height).segmentize(max(height, width) / 8)
-    return grid.geometry_lonlat(shapely.orient_polygons(outline))
-
-
-def lonlat_bounds(outline: BaseGeometry) -> tuple[float, float, float, float]:
-    """(west, south, east, north); west > east where the outline was cut at the antimeridian."""
-    west, south, east, north = outline.bounds
-    if isinstance(outline, MultiPolygon) and west == -180 and east == 180:
-        parts = [part.bounds for part in shapely.get_parts(outline)]
-        west = min(bounds[0] for bounds in parts if bounds[2] == 180)
-        east = max(bounds[2] for bounds in parts if bounds[0] == -180)
-    return west, south, east, north
+    columns = {
+        **{name: pa.repeat(pa.scalar(value, schema.field(name).type), count) for name, value in shared.items()},
+        **{name: [getattr(window, name) for window in result.windows] for name in ("row", "col", "height", "width")},
+        **placed_columns(source.grid, result.windows),
+        "chip_id": [chip_id(source, window) for window in result.windows],
+        "vector": pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size),
+        "valid": result.valid,
+        "cloud": result.cloud if source.cloud_cover is None else [source.cloud_cover] * count,
+    }
+    return pa.table(columns).select(schema.names).cast(schema)
 
 
 class ChipTable:

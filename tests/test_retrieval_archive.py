@@ -12,7 +12,8 @@ from filelock import FileLock
 from retrieval import Archive
 from retrieval.commands import _opened_or_made
 from retrieval.intake import Intake, plan_intake
-from retrieval.store import Stored, lonlat_bounds, outline_of
+from retrieval.placing import lonlat_bounds, outlines_of, placed_columns
+from retrieval.store import Stored
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.raster import read_scene
 from rsvlm.scene import Grid, Scene, Window
@@ -358,18 +359,32 @@ def test_a_plan_keeps_every_content_once(tmp_path):
     assert plan_intake({a: "1"}, stored, "naip") == [Intake(a, "1", "replace")]
 
 
-@pytest.mark.parametrize("west", [12.0, 179.5])
-def test_a_chip_lies_where_its_own_grid_would_place_it(west):
+@pytest.mark.parametrize(("west", "south"), [(12.0, 9.0), (179.5, 9.0), (179.5, -89.0), (179.5, 89.6)])
+def test_chips_lie_where_their_own_grids_would_place_them(west, south):
     from affine import Affine
     from pyproj import CRS
 
+    from rsvlm.errors import GeoreferenceError
     from rsvlm.scene import Grid
 
-    grid = Grid(100, 90, Affine(0.01, 0, west, 0, -0.01, 10), CRS.from_epsg(4326))
-    for window in (Window(0, 0, 100, 90), Window(3, 40, 16, 20), Window(84, 80, 16, 10)):
-        own = grid.window(window).footprint
-        assert own.symmetric_difference(outline_of(grid, window)).area < 1e-9
-        np.testing.assert_allclose(lonlat_bounds(outline_of(grid, window)), lonlat_bounds(own), atol=1e-9)
+    grid = Grid(100, 90, Affine(0.01, 0, west, 0, -0.01, south + 1), CRS.from_epsg(4326))
+    windows = (Window(0, 0, 100, 90), Window(3, 40, 16, 20), Window(84, 80, 16, 10), Window(50, 60, 1, 1))
+    for window, outline in zip(windows, outlines_of(grid, windows), strict=True):
+        try:
+            own = grid.window(window).footprint
+        except GeoreferenceError:  # north of the pole
+            assert outline is None
+        else:
+            assert own.symmetric_difference(outline).area < 1e-9
+            np.testing.assert_allclose(lonlat_bounds(outline), lonlat_bounds(own), atol=1e-9)
+
+
+def test_chips_without_a_place_have_none_in_the_table():
+    from rsvlm.scene import Grid
+
+    columns = placed_columns(Grid(9, 9), [Window(0, 0, 3, 3), Window(3, 3, 3, 3)])
+    assert columns["footprint"].to_pylist() == columns["west"] == columns["north"] == [None, None]
+    assert placed_columns(Grid(9, 9), [])["west"] == []
 
 
 def test_bounds_across_the_antimeridian_run_from_west_to_east():
