@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from retrieval.store import ChipTable, Stored
     from rsvlm.files import Failure
 
-COMMIT_CHIPS = 1024
-COMMIT_SECONDS = 5.0
+COMMIT_CHIPS, COMMIT_SECONDS = 1024, 5.0  # so many chips wait for a commit at most, or so long,
+COMMIT_PAUSE = 1.0  # unless the last commit was less than this ago: a fast encoder does not wait for the disk
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Adding:
         self._rows += len(result.windows)
         self._added += item.action == "add"
         self._replaced += item.action == "replace"
-        if self._rows >= COMMIT_CHIPS or time.monotonic() - self._last > COMMIT_SECONDS:
+        waited = time.monotonic() - self._last
+        if (self._rows >= COMMIT_CHIPS and waited >= COMMIT_PAUSE) or waited > COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:

@@ -389,6 +389,7 @@ class Archive:
         """The newest table, held by this writer alone; afterwards this archive sees what was written."""
         with _locked(self.folder):
             table = ChipTable.open(self.folder)
+            table.require_sound()
             before = table.version
             yield table
             if table.version != before or not noted(self.folder, manifest_of(table.dataset)):  # a writer was killed

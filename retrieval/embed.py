@@ -6,6 +6,7 @@ one encoder differ by rounding only, by less than 1e-5 in any component in float
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -141,6 +142,7 @@ class _Progress:
     opened: Opened | None = None
     chips: dict[int, EncodedChip] = field(default_factory=dict)
     unkept: list[tuple[int, EncodedChip]] = field(default_factory=list)  # not in the journal yet
+    kept_at: float = field(default_factory=time.monotonic)
     ended: Ended | None = None
 
     @property
@@ -232,7 +234,8 @@ class _Assembly:
         progress.chips[chip.cut.place] = encoded
         if self._journal is not None and progress.opened and progress.opened.key and _sound(encoded):
             progress.unkept.append((chip.cut.place, encoded))
-            if len(progress.unkept) >= self._journal.part:
+            rested = time.monotonic() - progress.kept_at >= self._journal.pause
+            if rested and len(progress.unkept) >= self._journal.part:
                 self._keep(self._journal, progress.opened, progress)
         self._note_complete(chip.number)
 
@@ -241,7 +244,7 @@ class _Assembly:
         with suppress(OSError):
             if stamp_of(self._given[opened.number].path) == opened.stamp:
                 journal.note(opened.key, progress.unkept)
-        progress.unkept = []
+        progress.unkept, progress.kept_at = [], time.monotonic()
 
     def _note_complete(self, number: int) -> None:
         if self._jobs[number].complete:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 UNFINISHED = "unfinished"  # folder of the archive
 PART_CHIPS = 256  # files of no more chips than this have no parts: losing one is losing no more than a part
+PART_SECONDS = 1.0  # at least from part to part of a file, so that a fast encoder does not wait for the disk
 KEEP_SECONDS = 7 * 86_400
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Journal:
     """The parts of one archive and one encoder. Only who holds the archive's lock may use it."""
 
     def __init__(self, archive: Path, *, fingerprint: str, dim: int) -> None:
-        self._folder, self._fingerprint, self.part = archive / UNFINISHED, fingerprint, PART_CHIPS
+        self._folder, self._fingerprint = archive / UNFINISHED, fingerprint
+        self.part, self.pause = PART_CHIPS, PART_SECONDS
         fields: list[Any] = [("place", np.int64), ("window", np.int64, 4), ("valid", np.float64)]
         self._row = np.dtype([*fields, ("cloud", np.float64), ("vector", np.float32, dim)])
 

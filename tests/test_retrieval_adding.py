@@ -54,6 +54,7 @@ def settled(monkeypatch):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr("retrieval.journal.PART_CHIPS", 8)
+    monkeypatch.setattr("retrieval.journal.PART_SECONDS", 0)
 
 
 @pytest.fixture
@@ -243,10 +244,9 @@ def archive_rows(archive):
 
 def test_a_file_whose_every_chip_was_kept_needs_no_reading(archive, tmp_path, small_parts, block_reads, monkeypatch):
     path = write_raster(tmp_path / "large.tif", shape=LARGE)
-    monkeypatch.setattr("retrieval.adding.Adding.take", lambda self, item, result: None)  # killed before its commit
-    add(archive, path)
-    monkeypatch.undo()
-    monkeypatch.setattr("retrieval.journal.PART_CHIPS", 8)
+    with monkeypatch.context() as killed:  # before its commit
+        killed.setattr("retrieval.adding.Adding.take", lambda self, item, result: None)
+        add(archive, path)
     encoder, count = Faulty(), len(block_reads)
     assert add(archive, path, encoder=encoder).chips == 40
     assert (encoder.encoded, count) == (0, len(block_reads))

@@ -22,7 +22,7 @@ import retrieval.adding
 from retrieval import Archive
 from fakes import TinyEncoder
 folder, scenes, commits = sys.argv[1], sys.argv[2], int(sys.argv[3])
-retrieval.adding.COMMIT_CHIPS = 1
+retrieval.adding.COMMIT_CHIPS, retrieval.adding.COMMIT_PAUSE = 1, 0
 versions = os.path.join(folder, "chips.lance", "_versions")
 def manifests():
     return sum(name.endswith(".manifest") for name in os.listdir(versions))

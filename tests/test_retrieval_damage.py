@@ -138,7 +138,7 @@ def template(tmp_path_factory, scenes):
     archive.annotate(pa.table({"path": [str(paths[0])], "note": ["x"]}))
     archive.add(paths[4:], sensor=SENSOR, progress=False)
     journal = retrieval.journal.Journal(archive.folder, fingerprint=archive.config.fingerprint, dim=archive.config.dim)
-    journal.part = 2
+    journal.part, journal.pause = 2, 0
     unfinished = write_raster(base / "unfinished.tif", seed=60)
     list(embed_rasters([Job(unfinished, SENSOR)], TinyEncoder(), chip=16, stride=16, batch=2, journal=journal))
     archive.search("x")

@@ -1,6 +1,7 @@
 """Killed at random again and again while it adds, an archive ends as if nothing had happened."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import retrieval.adding
 import retrieval.journal
 from retrieval import Archive
 from retrieval.store import ChipTable
+from rsvlm.errors import ArchiveError
 
 SENSOR = "sentinel-2-l2a"
 CHIPS, PART, COMMIT, BATCH = 6 * 40, 32, 16, 8  # of the large file; in a part; in a commit; in a batch
@@ -36,6 +38,7 @@ class Counting(TinyEncoder):
 def add(folder, scenes, notes, point):
     """Add in small steps; die at the point-th call that opens, names or removes a file, at none where it is 0."""
     retrieval.adding.COMMIT_CHIPS, retrieval.journal.PART_CHIPS = COMMIT, PART
+    retrieval.adding.COMMIT_PAUSE = retrieval.journal.PART_SECONDS = 0
     left = point
 
     def watch(event, arguments):
@@ -155,3 +158,33 @@ def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
     assert run(folder, path, notes, 0)
     assert CHIPS < notes.stat().st_size <= CHIPS + kills * lost
     assert len(ChipTable.open(folder)) == CHIPS
+
+
+def add_on_a_full_disk(folder, scenes, notes):
+    """Add where no file may grow beyond some bytes, as on a disk that has no more; note how that ends."""
+    archive = Archive.open(folder, TinyEncoder())
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with notes.open("w") as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            archive.add(scenes, sensor=SENSOR, progress=False)
+        except ArchiveError as error:
+            file.write(str(error))
+
+
+def test_a_full_disk_is_told_and_leaves_the_archive_as_it_was(tmp_path):
+    folder, notes, first = tmp_path / "archive", tmp_path / "notes", write_raster(tmp_path / "first.tif", seed=1)
+    make_scenes(tmp_path / "scenes", np.random.default_rng(0))
+    archive = Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    archive.add(first, sensor=SENSOR, progress=False)
+    before = archive.search("x", 100)
+    child = process(add_on_a_full_disk, folder, tmp_path / "scenes", notes)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert "could not be written" in notes.read_text()
+    assert "make room" in notes.read_text()
+    archive = Archive.open(folder, TinyEncoder())
+    assert archive.search("x", 100) == before
+    assert archive.verify() == []
+    assert archive.add(tmp_path / "scenes", sensor=SENSOR, progress=False).added == 9
