@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,13 @@ PRELOAD = ("rasterio", "torch", "torchvision", "timm", "open_clip", "transformer
 COSINE = 0.999
 
 
-def encoder_for(trunk: str = SHIPPED, *, threads: int = 1, device: str = "cpu") -> SpectralEncoder:
-    """The encoder that comes with the project, or one of the same build with a timm trunk and untrained weights."""
+def encoder_for(
+    trunk: str = SHIPPED, *, threads: int = 1, device: str = "cpu", size: int | None = None
+) -> SpectralEncoder:
+    """The encoder that comes with the project, or one of the same build with a timm trunk and untrained weights.
+
+    Images are brought to `size` pixels a side, which is the shipped encoder's own where not given.
+    """
     import torch
 
     from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP
@@ -30,8 +36,9 @@ def encoder_for(trunk: str = SHIPPED, *, threads: int = 1, device: str = "cpu") 
     if trunk == SHIPPED:
         return encoder
     torch.manual_seed(0)
-    model = SpectralCLIP(EncoderConfig(trunk, trunk=trunk), encoder.preprocessing.image_size)
-    return SpectralEncoder(model, encoder.preprocessing, device)
+    preprocessing = replace(encoder.preprocessing, image_size=size or encoder.preprocessing.image_size)
+    model = SpectralCLIP(EncoderConfig(trunk, trunk=trunk), preprocessing.image_size)
+    return SpectralEncoder(model, preprocessing, device)
 
 
 def whole(

@@ -133,13 +133,24 @@ def _facts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def text_table(case: dict[str, Any]) -> str:
-    """A case as lines of text; ratios are to the first row, over 1 where that takes less."""
-    rows = [["contender", f"CPU ms / {case['unit']}", f"wall ms / {case['unit']}", "CPU ratio", "wall ratio", "facts"]]
+    """A case as lines of text: ratios are to the first row, over 1 where that takes less; +MB is memory grown by."""
+    rows = [
+        [
+            "contender",
+            f"CPU ms / {case['unit']}",
+            f"wall ms / {case['unit']}",
+            "CPU ratio",
+            "wall ratio",
+            "+MB",
+            "facts",
+        ]
+    ]
     for name, one in case["contenders"].items():
         facts = ", ".join(f"{key} {_number(value)}" for key, value in one["facts"].items())
         wrong = f"WRONG: {one['wrong']} " if one["wrong"] else ""
         times = [f"{one[f'{m}_ms']['median']:.4g}" for m in MEASURES]
-        rows.append([name, *times, *(spread_text(Spread(**one[f"{m}_ratio"])) for m in MEASURES), wrong + facts])
+        ratios = [spread_text(Spread(**one[f"{m}_ratio"])) for m in MEASURES]
+        rows.append([name, *times, *ratios, f"{one['grown_mb']:.0f}", wrong + facts])
     rows += [[name, reason] for name, reason in case["absent"].items()]
     widths = [max(len(row[i]) for row in rows if len(row) > max(i, 2)) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]

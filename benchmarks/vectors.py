@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NEIGHBOURS = 10
 SHARES = {"1 %": 0.01, "50 %": 0.5}  # of the chips that pass a filter on the column `cloud`
 BLOCK = 65_536
+CHIP = 16  # side of the chips of the archive; none of them was cut, but some are added
 JITTER = "embeddings of {chips:,} real chips, each jittered by as much as real neighbours differ"
 NO_CHIPS = "clustered random directions, for want of the project's imagery"
 
@@ -158,7 +159,7 @@ def _write_table(found: Corpus, encoder: Any) -> None:
 
     folder = found.folder / "archive"
     folder.mkdir()
-    table = ChipTable.create(folder, ArchiveConfig(encoder.name, encoder.fingerprint, encoder.dim, 128, 128))
+    table = ChipTable.create(folder, ArchiveConfig(encoder.name, encoder.fingerprint, encoder.dim, CHIP, CHIP))
     for first in range(0, found.rows, 4 * BLOCK):
         part = slice(first, min(first + 4 * BLOCK, found.rows))
         table.replace(table_rows(table, found.vectors[part], found.clouds[part], first, f"{first}.tif"))
@@ -181,7 +182,7 @@ def table_rows(
     }
     same: dict[str, Any] = {
         **{"sensor": "rgb", "bands": ["red", "green", "blue"], "valid": 1.0, "path": path, "col": 0},
-        **{"height": 128, "width": 128, "content_hash": f"{path}-{first}", "file_chips": count},
+        **{"height": CHIP, "width": CHIP, "content_hash": f"{path}-{first}", "file_chips": count},
         "added": datetime.now(UTC),
     }
     for field in schema:
