@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.filters import text_sql
+from retrieval.placing import lonlat_bounds as lonlat_bounds  # where others look for it
 from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
 from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
