@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -35,28 +36,45 @@ class Counting(TinyEncoder):
         return super().embed(pixels, valid, bands)
 
 
-def add(folder, scenes, notes, point):
-    """Add in small steps; die at the point-th call that opens, names or removes a file, at none where it is 0."""
-    retrieval.adding.COMMIT_CHIPS, retrieval.journal.PART_CHIPS = COMMIT, PART
-    retrieval.adding.COMMIT_PAUSE = retrieval.journal.PART_SECONDS = 0
-    left = point
+def die_at(point):
+    """Die at the point-th call that opens, names or removes a file, at none where it is 0; how many came so far."""
+    seen = 0
 
     def watch(event, arguments):
-        nonlocal left
+        nonlocal seen
         if event in FILED:
-            left -= 1
-            if point and not left:
+            seen += 1
+            if seen == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    encoder = Counting(notes)
-    Archive.open(folder, encoder).add(scenes, sensor=SENSOR, progress=False, batch=BATCH)
-    (folder / "calls").write_text(str(-left))
+    return lambda: seen
 
 
-def run(*arguments, seconds=None):
-    """Whether an add ended by itself, before a call that kills it or the seconds after which it is killed."""
-    child = process(add, *arguments)
+def add(folder, scenes, notes, point):
+    """Add in small steps, and die on the way."""
+    retrieval.adding.COMMIT_CHIPS, retrieval.journal.PART_CHIPS = COMMIT, PART
+    retrieval.adding.COMMIT_PAUSE = retrieval.journal.PART_SECONDS = 0
+    seen = die_at(point)
+    Archive.open(folder, Counting(notes)).add(scenes, sensor=SENSOR, progress=False, batch=BATCH)
+    (folder / "calls").write_text(str(seen()))
+
+
+def change(folder, action, path, point):
+    """Remove a file, build the index anew or repair, and die on the way."""
+    seen = die_at(point)
+    if action == "remove":
+        Archive.open(folder).remove(path)
+    elif action == "rebuild":
+        Archive.open(folder, TinyEncoder()).build_index("hnsw")
+    else:
+        Archive.mend(folder)
+    (folder / "calls").write_text(str(seen()))
+
+
+def run(*arguments, seconds=None, target=add):
+    """Whether it ended by itself, before a call that kills it or the seconds after which it is killed."""
+    child = process(target, *arguments)
     child.start()
     child.join(seconds)
     child.kill()
@@ -158,6 +176,32 @@ def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
     assert run(folder, path, notes, 0)
     assert CHIPS < notes.stat().st_size <= CHIPS + kills * lost
     assert len(ChipTable.open(folder)) == CHIPS
+
+
+@pytest.mark.parametrize("wanted", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("action", ["remove", "rebuild", "repair"])
+def test_a_killed_change_is_done_or_not_begun(tmp_path, action, wanted):
+    random, template, path = np.random.default_rng(wanted), tmp_path / "template", tmp_path / "0.tif"
+    archive = Archive.create(template, TinyEncoder(), chip=16, stride=16)
+    archive.add([write_raster(path, seed=0), write_raster(tmp_path / "1.tif", seed=1)], sensor=SENSOR, progress=False)
+    archive.add(write_raster(tmp_path / "2.tif", seed=2), sensor=SENSOR, progress=False)
+    before = archive.search("x", 100)
+    if action == "repair":
+        manifest = min((template / "chips.lance" / "_versions").glob("*.manifest"))  # the newest
+        manifest.write_bytes(manifest.read_bytes()[:50])
+    shutil.copytree(template, tmp_path / "done")
+    assert run(tmp_path / "done", action, path, 0, target=change)
+    after = Archive.open(tmp_path / "done", TinyEncoder()).search("x", 100)
+    calls = int((tmp_path / "done" / "calls").read_text())
+    for number in range(wanted):
+        folder = tmp_path / str(number)
+        shutil.copytree(template, folder)
+        assert not run(folder, action, path, int(random.integers(1, calls)), target=change)
+        if action == "repair":
+            Archive.mend(folder)
+        archive = Archive.open(folder, TinyEncoder())
+        assert archive.search("x", 100) in ([after] if action == "repair" else [before, after])
+        assert archive.verify() == []
 
 
 def add_on_a_full_disk(folder, scenes, notes):
