@@ -14,7 +14,7 @@ from forks import process
 import retrieval.journal
 from retrieval import Archive
 from retrieval.embed import Job, embed_rasters
-from rsvlm.errors import RsvlmError
+from rsvlm.errors import ArchiveError, RsvlmError
 
 SENSOR = "sentinel-2-l2a"
 PER_PROCESS = 20
@@ -143,6 +143,40 @@ def template(tmp_path_factory, scenes):
     list(embed_rasters([Job(unfinished, SENSOR)], TinyEncoder(), chip=16, stride=16, batch=2, journal=journal))
     archive.search("x")
     return archive.folder
+
+
+@pytest.fixture
+def archive(tmp_path, template):
+    shutil.copytree(template, tmp_path / "archive")
+    return tmp_path / "archive"
+
+
+def test_an_older_version_is_not_served_where_the_newest_is_gone(archive, scenes):
+    before = ranked(Archive.open(archive, TinyEncoder()))
+    min((archive / "chips.lance" / "_versions").glob("*.manifest")).unlink()  # the newest
+    with pytest.raises(ArchiveError, match=r"cannot be read \(No such file or directory\)\); run `rsvlm index repair"):
+        Archive.open(archive)
+    report = Archive.mend(archive)
+    assert "went back over 1 unreadable version" in report.actions[0]
+    assert "some files (the newest version" in report.lost[0]
+    mended = Archive.open(archive, TinyEncoder())
+    assert len(ranked(mended)) == 24
+    mended.add(scenes, sensor=SENSOR, progress=False)
+    assert ranked(mended) == before
+
+
+def test_a_bit_that_flips_without_a_trace_is_told_in_a_small_table_and_in_a_large_one_by_verify(archive, monkeypatch):
+    path = max((archive / "chips.lance" / "data").iterdir(), key=lambda path: path.stat().st_size)
+    raw, times = bytearray(path.read_bytes()), path.stat()
+    stored = Archive.open(archive)._generation.table.dataset.to_table(columns=["vector"])["vector"][0].values.to_numpy()
+    raw[raw.index(stored.tobytes()) + 1] ^= 64  # of the first component, its exponent
+    path.write_bytes(raw)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.rmtree(archive / "index")
+    with pytest.raises(ArchiveError, match=r"holds other bytes than were written.*rsvlm index repair"):
+        Archive.open(archive, TinyEncoder()).search("x")
+    monkeypatch.setattr("retrieval.sums.HASHED_BYTES", 1000)
+    assert "parts of the table cannot be read" in Archive.open(archive).verify()[0]
 
 
 def files_in(folder):
