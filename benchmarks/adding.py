@@ -206,16 +206,16 @@ def goals_of(files: Race, rows: Race) -> list[Goal]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--files", type=int, help="rasters; default 200, 4 quick")
-    parser.add_argument("--size", type=int, help="side of each; default 512, 256 quick")
+    parser.add_argument("--files", type=int, help="rasters; default 100, 4 quick")
+    parser.add_argument("--size", type=int, help="side of each; default 768, 256 quick")
     parser.add_argument("--chip", type=int, default=128)
     parser.add_argument("--rows", type=int, help="vectors of the large archive; default 1,000,000, 20,000 quick")
     parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
     parser.add_argument("--queries", type=int, help="texts kept with them; default 512, 64 quick")
     options = with_sizes(parser.parse_args())
     options.files, options.size = (
-        options.files or (4 if options.quick else 200),
-        options.size or (256 if options.quick else 512),
+        options.files or (4 if options.quick else 100),
+        options.size or (256 if options.quick else 768),
     )
     report = Report("adding", settled(options))
     with workplace(options.work) as work, tempfile.TemporaryDirectory(dir=work) as own:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsvlm.sensors import SENSORS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -24,7 +26,8 @@ def encoder_for(
 ) -> SpectralEncoder:
     """The encoder that comes with the project, or one of the same build with a timm trunk and untrained weights.
 
-    Images are brought to `size` pixels a side, which is the shipped encoder's own where not given.
+    Images are brought to `size` pixels a side, which is the shipped encoder's own where not given. One batch has
+    passed through, so that nobody pays for the first.
     """
     import torch
 
@@ -34,11 +37,21 @@ def encoder_for(
     torch.set_num_threads(threads)
     encoder = SpectralEncoder.from_pretrained(device=device)
     if trunk == SHIPPED:
-        return encoder
+        return warmed(encoder)
     torch.manual_seed(0)
     preprocessing = replace(encoder.preprocessing, image_size=size or encoder.preprocessing.image_size)
     model = SpectralCLIP(EncoderConfig(trunk, trunk=trunk), preprocessing.image_size)
-    return SpectralEncoder(model, preprocessing, device)
+    return warmed(SpectralEncoder(model, preprocessing, device))
+
+
+def warmed(encoder: SpectralEncoder) -> SpectralEncoder:
+    """The encoder, after a batch of nothing."""
+    import torch
+
+    size, bands = encoder.preprocessing.image_size, SENSORS["sentinel-2-l2a"].bands
+    pixels = torch.zeros((16, len(bands), size, size), device=encoder.device)
+    encoder.embed(pixels, torch.ones((16, size, size), dtype=torch.bool, device=encoder.device), bands)
+    return encoder
 
 
 def whole(

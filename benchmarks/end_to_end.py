@@ -180,7 +180,9 @@ def pictures(folder: Path, reference: Path, threads: int, workers: int, least: f
     dataset: Any = prepared
     if shards:
         urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-        dataset = import_module("webdataset").WebDataset(urls, shardshuffle=False, empty_check=False).map(prepared.sample)
+        dataset = (
+            import_module("webdataset").WebDataset(urls, shardshuffle=False, empty_check=False).map(prepared.sample)
+        )
     with torch.inference_mode():
         for batch, places in DataLoader(dataset, batch_size=BATCH, num_workers=workers):
             vectors = functional.normalize(encoder.model.image_features(batch, bands), dim=-1)

@@ -155,8 +155,11 @@ def race(
 
     The first is what the others are compared with, and runs twice a round: that is the control. Processes are forked
     one at a time from a server that did nothing but import `preload`. A contender that is missing or fails is left out
-    and named; raises RuntimeError where the first fails or any of its outputs is wrong.
+    and named; raises RuntimeError where the first fails or any of its outputs is wrong, ValueError for doubled names.
     """
+    names = [one.name for one in contenders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"contenders need names of their own; got {', '.join(names)}")
     first = contenders[0]
     control = Contender(first.name + CONTROL, first.steps, first.options, first.packages)
     absent = {one.name: one.missing for one in contenders if one.missing}

@@ -119,12 +119,12 @@ def goals_of(found: Race) -> list[Goal]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--files", type=int, help="rasters; default 64, 4 quick")
+    parser.add_argument("--files", type=int, help="rasters; default 32, 16 quick")
     parser.add_argument("--size", type=int, help="side of each; default 1024, 256 quick")
     parser.add_argument("--large", type=int, help="side of the large one; default 4096, 512 quick")
     parser.add_argument("--chip", type=int, default=128)
     options = parser.parse_args()
-    options.files = options.files or (4 if options.quick else 64)
+    options.files = options.files or (16 if options.quick else 32)
     options.size = options.size or (256 if options.quick else 1024)
     options.large = options.large or (512 if options.quick else 4096)
     report = Report("memory", settled(options))

@@ -10,6 +10,7 @@ measure = pytest.importorskip(
     "benchmarks.measure", reason="benchmarks are only in the tree, and found by python -m pytest"
 )
 report = pytest.importorskip("benchmarks.report")
+results = pytest.importorskip("benchmarks.results")
 
 
 def sample(cpu, wall=None, *, units=1, peak=0, wrong="", **facts):
@@ -156,6 +157,30 @@ def test_wrong_output_of_the_one_compared_with_ends_the_race():
     ours = measure.Contender("ours", busy, {"seconds": 0.001, "units": 1, "wrong": "other pixels"})
     with pytest.raises(RuntimeError, match="other pixels"):
         measure.race("wrong", [ours], unit="nap", rounds=1, preload=[__name__])
+
+
+def test_two_contenders_of_one_name_are_refused():
+    ours = measure.Contender("ours", busy, {"seconds": 0.001, "units": 1})
+    with pytest.raises(ValueError, match="names of their own; got ours, ours"):
+        measure.race("twice", [ours, ours], unit="nap", rounds=1)
+
+
+def test_the_page_tells_goals_ratios_absent_peers_and_quick_runs(tmp_path):
+    found = race_of(theirs=[(3.0,), (6.0,), (12.0,)], liar=[sample(1.0, wrong="one|pixel")] * 3)
+    found.absent["peer"] = "not run: it is not installed"
+    goals = [report.at_least("12", "less CPU", 2, found, "theirs", "cpu"), report.Goal("-", "none", "", "", "met")]
+    written = report.Report("reading", {"quick": True, "rounds": 3, "rows": None}, [found], goals)
+    written.finish(tmp_path)
+    (tmp_path / "other.json").write_text("[1]")
+    page = results.render(results.read(tmp_path)).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page if line.startswith("|")]
+    assert ["12", "less CPU", "2x", "3.00x (3.00 to 3.00)", "met", "reading"] in rows
+    assert ["theirs", "6e+03", "6e+03", "3.00x (3.00 to 3.00)", "3.00x (3.00 to 3.00)", "0"] in rows
+    assert ["peer", "not run: it is not installed", "", "", "", ""] in rows
+    assert any(row[0] == "liar (WRONG: one/pixel)" for row in rows)
+    assert not any(row[0] == "-" for row in rows)
+    assert any("not to be cited" in line for line in page)
+    assert any("3 rounds" in line and "conclusive" in line for line in page)
 
 
 def test_a_spread_is_that_of_sorted_values():
