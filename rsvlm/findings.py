@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rasterio.features import shapes
 from scipy import ndimage
+from scipy.special import softmax
 from shapely.geometry import shape
 
 from rsvlm import spectral
@@ -31,6 +32,7 @@ _WORDS = tomllib.loads(resources.files("rsvlm").joinpath("vocabulary.toml").read
 GROUND: tuple[str, ...] = tuple(_WORDS["ground"])
 PLACES: tuple[str, ...] = tuple(_WORDS["places"])
 CHANGES: tuple[str, ...] = tuple(_WORDS["changes"])
+UNCHANGED: tuple[str, ...] = tuple(_WORDS["unchanged"])
 WORLDCOVER = ("tree", "shrubland", "grassland", "cropland", "built", "bare", "vegetation", "snow", "ice", "water",
   "wetland", "mangrove", "moss", "lichen")  # fmt: skip
 GROUPS: dict[str, int] = {word: number for number, group in enumerate(_WORDS["groups"]) for word in group}
@@ -91,17 +93,20 @@ def _find_learned(phrase: str, scene: Scene, encoder: Encoder) -> Finding:
 def find_change(phrase: str, before: Scene, after: Scene, encoder: Encoder) -> Finding | None:
     """Where a phrase is what became of a place, on the encoder's map of change; None where that cannot tell.
 
-    It can for phrases near what it was trained on (`CHANGES`), by an encoder that maps change at all.
+    It can for phrases near what it was trained on (`CHANGES`), by an encoder that maps change at all. The score is
+    the phrase's probability among all changes and the phrases for none, as in training.
     """
-    rivals = [word for word in CHANGES if not share_meaning(word, phrase)]
-    if len(rivals) == len(CHANGES):
+    others = [word for word in CHANGES if not share_meaning(word, phrase)]
+    if len(others) == len(CHANGES):
         return None
+    rivals = [*others, *UNCHANGED]
     maps = encoder.change_map(before, after, [phrase, *rivals])
     if maps is None:
         return None
-    score = _score(enlarge(maps[0] - maps[1:].max(axis=0), after.shape))
+    likelihood = softmax(maps / TEMPERATURE, axis=0)[0]
+    score = enlarge(np.asarray(likelihood, np.float32), after.shape)
     pixels = (score > 0.5) & after.valid
-    how = f"encoder map of change: nearer to {phrase!r} than to {len(rivals)} other changes or none"
+    how = f"encoder map of change: likelier {phrase!r} than {len(others)} other changes or none"
     sure = LEARNED_CONFIDENCE * float(np.abs(2 * score[after.valid] - 1).mean())
     return _finding(phrase, pixels, after, how, sure, score)
 

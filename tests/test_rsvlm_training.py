@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from rsvlm.errors import ConfigError
+from rsvlm.findings import UNCHANGED
 from rsvlm.sensors import SENSORS
 from rsvlm.training import contrastive as module
 from rsvlm.training.batches import (
-    NO_CHANGE,
     all_texts,
     coarsened,
     draw,
@@ -398,10 +398,10 @@ def test_change_batches_have_two_views_a_sensor_and_words_for_no_change(changed,
     (batch,) = draw([(Source((changed,), "change", batch=3), found)], given, 0, statistics(), {})
     assert len(batch.views) == 4
     assert batch.views[0].pixels.shape == (3, 3, 64, 64)
-    assert set(batch.texts) == {"flood", *NO_CHANGE}
+    assert set(batch.texts) == {"flood", *UNCHANGED}
     assert batch.words.unique().tolist() == [0, 1]
     assert [text for text, is_right in zip(batch.texts, batch.right[0], strict=True) if is_right] == ["flood"]
-    assert batch.right[1].sum() == len(NO_CHANGE)
+    assert batch.right[1].sum() == len(UNCHANGED)
 
 
 def test_a_source_takes_its_share_of_the_steps(manifest, tmp_path):
@@ -481,3 +481,27 @@ def test_sources_of_mixed_sensors_are_refused(manifest, tmp_path):
     manifest.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="mix sensors naip, rgb"):
         load_captioned([str(manifest)], tmp_path / "cache")
+
+
+def test_a_run_may_start_from_an_encoder(manifest, tmp_path):
+    first = train(config(manifest), tmp_path / "first")
+    again = train(
+        config(manifest, start=str(tmp_path / "first" / "encoder"), steps=0, image_size=96), tmp_path / "again"
+    )
+    one, other = (run.model.trained_state() for run in (first, again))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert again.preprocessing == replace(first.preprocessing, image_size=96)
+
+
+def test_one_caption_may_be_drawn_for_each_image_and_equal_ones_stay_right(manifest, tmp_path):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines:
+        line["captions"] += ["something else", "one more"]
+    data = load_captioned([lines_to(manifest, lines)], tmp_path / "cache")
+    source = Source((str(manifest),), batch=12)
+    given = config(manifest, captions_each=1, names_share=0.0)
+    (batch,) = draw([(source, data)], given, 0, statistics(), {})
+    assert len(batch.texts) <= 5
+    shared = batch.texts.index("something else")
+    assert batch.right[:, shared].all()
+    assert batch.right.any(1).all()

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rsvlm.encoder.dense import COARSEST
 from rsvlm.encoder.preprocessing import BandStatistics
+from rsvlm.findings import UNCHANGED
 from rsvlm.training.chips import BACKGROUND, UNKNOWN, Captioned, Changed, Mapped, Pixels
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Data = Captioned | Mapped | Changed
 IMAGENET = {"red": (0.485, 0.229), "green": (0.456, 0.224), "blue": (0.406, 0.225)}
 RADAR_DB = {"VV": (-12.0, 5.0), "VH": (-19.0, 5.5), "HH": (-11.0, 5.0), "HV": (-19.0, 5.5)}
-NO_CHANGE = ("no change", "nothing changed", "unchanged ground")
 NAME_PATTERNS = ("{}", "an aerial image of {}", "a picture of {}", "a satellite photo of {}", "there is {} here")
 SMALLEST_CROP = 0.65  # of an image's side, where whole images are described
 NEIGHBOURS = 1.3  # bands whose wavelengths differ by less than this factor are mixed
@@ -135,8 +135,9 @@ class _Maker:
         pixels = functional.interpolate(view.pixels, (size, size), mode="bilinear", antialias=crop > size)
         if len(view.bands) <= 3 and self.chance.random() < self.config.coarsening:
             pixels = coarsened(pixels, self.chance)
-        own = [[*data.captions[i], *self._named(data.names[i])] for i in picked]
+        own = [[*self._some(data.captions[i]), *self._named(data.names[i])] for i in picked]
         texts = sorted({text for each in own for text in each})
+        own = [[*each, *data.captions[i]] for each, i in zip(own, picked, strict=True)]
         right = torch.tensor([[text in each for text in texts] for each in map(set, own)])
         return Batch((View(brightened(pixels, 0.2, self.chance), view.bands),), texts, right)
 
@@ -159,7 +160,7 @@ class _Maker:
         views = [self._view(raw, band, vary=False) for raw, band in zip(raws, bands, strict=True)]
         views = [replace(view, pixels=brightened(view.pixels, 0.1, self.chance)) for view in views]
         said = {word: self._said(word) for word in words}
-        groups = [[said[word]] if word else list(said.values()) for word in data.words] + [list(NO_CHANGE)]
+        groups = [[said[word]] if word else list(said.values()) for word in data.words] + [list(UNCHANGED)]
         texts, right = _groups(groups, list(said.values()))
         return Batch(tuple(views), texts, right, words_of(maps, len(data.words)))
 
@@ -169,8 +170,14 @@ class _Maker:
     def _said(self, name: str) -> str:
         return str(self.chance.choice([name, *self.synonyms.get(name, ())]))
 
+    def _some(self, captions: Sequence[str]) -> list[str]:
+        count = self.config.captions_each
+        return list(self.chance.choice(captions, count)) if count else list(captions)
+
     def _named(self, name: str) -> list[str]:
-        return [str(self.chance.choice(NAME_PATTERNS)).format(self._said(name))] if name else []
+        if not name or self.chance.random() >= self.config.names_share:
+            return []
+        return [str(self.chance.choice(NAME_PATTERNS)).format(self._said(name))]
 
     def _view(self, raw: NDArray[np.generic], bands: tuple[Band, ...], *, vary: bool = True) -> View:
         """Stored values (n, C, S, S) as normalised pixels; bands mixed with their neighbours and dropped by chance."""
@@ -264,7 +271,7 @@ def coarsened(pixels: Tensor, chance: np.random.Generator) -> Tensor:
 
 def all_texts(sources: Sequence[tuple[Source, Data]], synonyms: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Every text that a batch of these sources may hold."""
-    yield from NO_CHANGE
+    yield from UNCHANGED
     for source, data in sources:
         yield from source.background
         if isinstance(data, Captioned):

@@ -10,7 +10,7 @@ from typing import Any
 from rsvlm.errors import ConfigError
 
 KINDS = ("captions", "map", "boxes", "change")
-PATHS = ("manifests", "synonyms")  # keys whose values are paths relative to the config
+PATHS = ("manifests", "start", "synonyms")  # keys whose values are paths relative to the config
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class TrainingConfig:
     sources: tuple[Source, ...]
     trunk: str = "tf_efficientnet_lite0"
     pretrained: str = ""  # "efficientnet-lite0" to start from the ImageNet tensors that pip brings
+    start: str = ""  # folder of an encoder to go on from, with its statistics
     stem: str = "spectral"  # or "own": a kernel for each band of each sensor
     bands: tuple[str, ...] = ()  # common names of the only bands shown of multispectral sources; all where empty
     frozen_stages: int = 0  # first stages of the trunk that keep their start; RGB kernels then keep theirs too
@@ -73,6 +74,8 @@ class TrainingConfig:
     band_dropping: float = 0.5  # share of multispectral batches that lose a random part of their bands
     band_mixing: float = 0.3  # share of multispectral batches whose bands are mixed with their neighbours
     coarsening: float = 0.0  # share of batches of photographs shown as if from further away
+    captions_each: int = 0  # texts drawn for an image in a step; 0 for all of them
+    names_share: float = 1.0  # of the images with a name that are also called by it
     synonyms: str = ""  # TOML file with a table [classes]: other names of classes
     checkpoint_every: int = 100
     snapshots: int = 0  # encoders saved on the way, for the learning curve

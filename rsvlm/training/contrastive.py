@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,10 +84,15 @@ def _start(config: TrainingConfig, sources: Sequence[tuple[Source, Data]], devic
     model = SpectralCLIP(described, config.image_size)
     if config.pretrained:
         start_from_imagenet(model)
+    preprocessing = Preprocessing(config.image_size, statistics)
+    if config.start:
+        begun = SpectralEncoder.from_pretrained(config.start)
+        model.load_state_dict(begun.model.trained_state(), strict=False)
+        preprocessing = replace(begun.preprocessing, image_size=config.image_size)
     freeze(model, config.frozen_stages)
     model.clip.visual.to(memory_format=torch.channels_last)
     model.clip.visual.trunk.set_grad_checkpointing(config.checkpoint_gradients)
-    return SpectralEncoder(model, Preprocessing(config.image_size, statistics), device)
+    return SpectralEncoder(model, preprocessing, device)
 
 
 def _pixels_of(data: Data) -> tuple[Pixels, ...]:
