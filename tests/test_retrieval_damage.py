@@ -183,7 +183,7 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(520, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(520, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_no_damage_is_served_and_repair_mends_it(tmp_path, template, scenes, count):
     files = files_in(template)
     kinds = {Path(name).parts[0] if len(Path(name).parts) == 1 else str(Path(name).parent) for name in files}

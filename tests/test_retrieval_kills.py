@@ -133,7 +133,7 @@ def assert_like_twin(archive, scenes, folder):
     assert list((archive.folder / "unfinished").iterdir()) == []
 
 
-@pytest.mark.parametrize("wanted", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_after_random_kills_nothing_is_lost_or_doubled(tmp_path, wanted):
     random, scenes, folder = np.random.default_rng(wanted), tmp_path / "scenes", tmp_path / "archive"
     make_scenes(scenes, random)
