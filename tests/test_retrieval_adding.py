@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fakes import DIM, TinyEncoder, write_raster
 
 import retrieval.intake
+import retrieval.reading
 from retrieval import Archive
 from retrieval.embed import Job, embed_rasters
 from retrieval.intake import hash_files, stamp_of
@@ -276,14 +278,25 @@ def test_parts_of_another_content_sensor_or_layout_are_not_taken(archive, tmp_pa
     assert encoder.encoded == len(ChipTable.open(archive.folder)) >= 40
 
 
-def test_results_out_of_order_do_not_wait_for_a_large_file(tmp_path):
-    large = write_raster(tmp_path / "large.tif", shape=(640, 640))
+def test_results_out_of_order_do_not_wait_for_a_large_file(tmp_path, monkeypatch):
+    large = write_raster(tmp_path / "large.tif", shape=LARGE)
     small = [write_raster(tmp_path / f"{i}.tif", seed=i) for i in range(5)]
     jobs = [Job(path, SENSOR) for path in (large, *small)]
     size = {"chip": 16, "stride": 16, "batch": 6}
     in_order = list(embed_rasters(jobs, TinyEncoder(), **size))
     assert [result.job for result in in_order] == jobs
-    as_finished = list(embed_rasters(jobs, TinyEncoder(), **size, in_order=False))
+    read, others_done = retrieval.reading.read_part, threading.Event()
+
+    def held_back(raster, *rest):
+        assert raster.path != large or others_done.wait(60)
+        return read(raster, *rest)
+
+    monkeypatch.setattr(retrieval.reading, "read_part", held_back)
+    as_finished = []
+    for result in embed_rasters(jobs, TinyEncoder(), **size, in_order=False):
+        as_finished.append(result)
+        if len(as_finished) == len(small):
+            others_done.set()
     assert as_finished[-1].job == jobs[0]
     for result in as_finished:
         expected = in_order[jobs.index(result.job)]
