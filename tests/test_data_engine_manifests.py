@@ -10,7 +10,7 @@ from data_engine.annotated import Annotated, Asked, ClassMap, Pair, Target
 from data_engine.catalogue import CATALOGUE
 from data_engine.manifests import write_manifests
 from eval.manifests import READERS
-from rsvlm.training.chips import read_captioned
+from rsvlm.training.chips import load_captioned
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def files(tmp_path):
     found = {}
     for name in ("a", "b", "before", "after", "other_before", "other_after", "mask", "B02", "B03"):
         found[name] = tmp_path / "images" / f"{name}.png"
-        Image.fromarray(np.zeros((8, 8), np.uint8)).save(found[name])
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(found[name])
     return found
 
 
@@ -65,7 +65,10 @@ def test_one_image_goes_into_every_task_its_annotations_allow(files, tmp_path):
     assert len(read(out, "grounding", "grounding-referring-rgb-val")[0].polygons[0]) == 3
     assert read(out, "grounding", "grounding-class-masks-rgb-val")[0].mask.samefile(files["mask"])
     assert read(out, "land-cover", "land-cover-rgb-val")[0].ignore == (0,)
-    assert read_captioned(out / "retrieval-rgb-val.jsonl")[0][2] == ("a pond",)
+    learned = load_captioned(
+        [str(out / "retrieval-rgb-val.jsonl"), str(out / "scenes-rgb-val.jsonl")], tmp_path / "cache"
+    )
+    assert (learned.captions, learned.names) == ((("a pond",),), ("pond",))
 
 
 def test_a_pair_of_several_sensors_is_seen_by_all_and_by_each(files, tmp_path):
