@@ -1,5 +1,6 @@
 """Training: data, augmentation, losses, resuming, and that a small run learns what it is shown."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -349,19 +350,35 @@ def test_word_maps_put_the_background_last_and_leave_the_unknown_out():
     assert words_of(np.array([[0, 1, BACKGROUND, UNKNOWN]], np.uint8), 2).tolist() == [[0, 1, 2, -1]]
 
 
-def test_names_of_scenes_join_the_captions_of_the_same_image(manifest, tmp_path):
-    lines = [{"image": f"{n}.png", "label": "meadow", "sensor": "rgb"} for n in range(0, 12, 3)]
+def test_every_scene_name_of_a_source_is_there_to_be_told_apart(manifest, tmp_path):
+    lines = [{"image": f"{n}.png", "label": "meadow" if n else "beach", "sensor": "rgb"} for n in range(0, 12, 3)]
     scenes = lines_to(tmp_path / "scenes.jsonl", lines)
     found = load_captioned([str(manifest), scenes], tmp_path / "cache")
-    assert found.names[:4] == ("meadow", "", "", "meadow")
+    assert found.names[:4] == ("beach", "", "", "meadow")
     source = Source((str(manifest),), batch=12)
-    (batch,) = draw([(source, found)], config(manifest), 0, statistics(), {"meadow": ("lea",)})
-    named = [text for text in batch.texts if "meadow" in text or "lea" in text.split()]
-    assert named
-    assert {"a red field", "a green field", "a blue field"} <= set(batch.texts)
-    assert batch.right.sum(1).min() == 1
-    assert batch.right.sum(1).max() == 2
-    assert set(batch.texts) <= set(all_texts([(source, found)], {"meadow": ("lea",)}))
+    synonyms = {"meadow": ("lea",)}
+    (batch,) = draw([(source, found)], config(manifest), 0, statistics(), synonyms)
+    beach, meadow = batch.names
+    assert "beach" in beach
+    assert "meadow" in meadow or "lea" in meadow
+    assert sorted(batch.named.tolist()) == [-1] * 8 + [0] + [1] * 3
+    assert batch.texts == ["a blue field", "a green field", "a red field"]
+    assert {*batch.texts, *batch.names} <= set(all_texts([(source, found)], synonyms))
+    (batch,) = draw([(source, found)], config(manifest, names_weight=0.0), 0, statistics(), synonyms)
+    assert batch.names == []
+
+
+def test_names_are_learned_where_there_are_some(manifest, tmp_path):
+    lines = [{"image": f"{n}.png", "label": list(COLOURS)[n % 3], "sensor": "rgb"} for n in range(12)]
+    scenes = lines_to(tmp_path / "scenes.jsonl", lines)
+    source = Source((str(manifest), scenes), batch=12)
+    train(config(manifest, sources=(source,)), tmp_path / "named")
+    train(config(manifest), tmp_path / "unnamed")
+    named, unnamed = (
+        list(csv.DictReader((tmp_path / run / "log.csv").read_text().splitlines())) for run in ("named", "unnamed")
+    )
+    assert all(float(row["loss_names"]) > 0 for row in named)
+    assert all(row["loss_names"] == "" for row in unnamed)
 
 
 def statistics():
@@ -499,7 +516,7 @@ def test_one_caption_may_be_drawn_for_each_image_and_equal_ones_stay_right(manif
         line["captions"] += ["something else", "one more"]
     data = load_captioned([lines_to(manifest, lines)], tmp_path / "cache")
     source = Source((str(manifest),), batch=12)
-    given = config(manifest, captions_each=1, names_share=0.0)
+    given = config(manifest, captions_each=1)
     (batch,) = draw([(source, data)], given, 0, statistics(), {})
     assert len(batch.texts) <= 5
     shared = batch.texts.index("something else")

@@ -37,6 +37,7 @@ class EncoderConfig:
     stem: str = "spectral"  # or "own": a kernel for each band of each sensor, for comparison
     dense_width: int = 0  # of the dense decoder; 0 for none: maps are then made of the trunk's own patches
     drop_path: float = 0.0  # share of residual branches left out in training
+    dropout: float = 0.0  # share of the features left out before they are projected, in training
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> EncoderConfig:
@@ -180,6 +181,8 @@ def _towers(config: EncoderConfig, image_size: int) -> Any:
     image = {"timm_model_name": config.trunk, "timm_proj": "linear", "image_size": image_size}
     if config.drop_path:
         image["timm_drop_path"] = config.drop_path
+    if config.dropout:
+        image["timm_drop"] = config.dropout
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

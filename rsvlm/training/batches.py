@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,13 +48,15 @@ class Batch:
 
     `right` tells which of the M texts are true: of each image (n, M) where `words` is None, else of each word (G, M);
     `words` (n, S, S) then holds the word of every pixel, -1 where none is known. Change has two views a sensor:
-    before, after.
+    before, after. `named` (n,) is the position of each image's scene name in `names`, -1 for none.
     """
 
     views: tuple[View, ...]
     texts: list[str]
     right: Tensor
     words: Tensor | None = None
+    names: list[str] = field(default_factory=list)
+    named: Tensor | None = None
 
 
 def band_statistics(parts: Sequence[Pixels]) -> tuple[BandStatistics, ...]:
@@ -126,7 +128,7 @@ class _Maker:
     chance: np.random.Generator
 
     def captioned(self, data: Captioned, picked: NDArray[np.int64]) -> Batch:
-        """Whole images, randomly cropped and resized, with all their captions and a name."""
+        """Whole images, randomly cropped and resized, with captions; the source's scene names too."""
         size = self.source.size or self.config.size_at(self.step)
         side = data.pixels.raw.shape[-1]
         crop = round(side * self.chance.uniform(SMALLEST_CROP, 1.0))
@@ -135,11 +137,14 @@ class _Maker:
         pixels = functional.interpolate(view.pixels, (size, size), mode="bilinear", antialias=crop > size)
         if len(view.bands) <= 3 and self.chance.random() < self.config.coarsening:
             pixels = coarsened(pixels, self.chance)
-        own = [[*self._some(data.captions[i]), *self._named(data.names[i])] for i in picked]
+        own = [self._some(data.captions[i]) for i in picked]
         texts = sorted({text for each in own for text in each})
         own = [[*each, *data.captions[i]] for each, i in zip(own, picked, strict=True)]
         right = torch.tensor([[text in each for text in texts] for each in map(set, own)])
-        return Batch((View(brightened(pixels, 0.2, self.chance), view.bands),), texts, right)
+        view = View(brightened(pixels, 0.2, self.chance), view.bands)
+        kinds = sorted({name for name in data.names if name}) if self.config.names_weight else []
+        named = torch.tensor([kinds.index(data.names[i]) if data.names[i] in kinds else -1 for i in picked])
+        return Batch((view,), texts, right, names=[self._named(name) for name in kinds], named=named)
 
     def mapped(self, data: Mapped, picked: NDArray[np.int64]) -> Batch:
         """Crops at their own resolution with a word for each pixel."""
@@ -174,10 +179,8 @@ class _Maker:
         count = self.config.captions_each
         return list(self.chance.choice(captions, count)) if count else list(captions)
 
-    def _named(self, name: str) -> list[str]:
-        if not name or self.chance.random() >= self.config.names_share:
-            return []
-        return [str(self.chance.choice(NAME_PATTERNS)).format(self._said(name))]
+    def _named(self, name: str) -> str:
+        return str(self.chance.choice(NAME_PATTERNS)).format(self._said(name))
 
     def _view(self, raw: NDArray[np.generic], bands: tuple[Band, ...], *, vary: bool = True) -> View:
         """Stored values (n, C, S, S) as normalised pixels; bands mixed with their neighbours and dropped by chance."""

@@ -52,6 +52,7 @@ class TrainingConfig:
     frozen_stages: int = 0  # first stages of the trunk that keep their start; RGB kernels then keep theirs too
     hold_statistics: bool = False  # batch norms keep the statistics of the start, equal for every sensor
     drop_path: float = 0.0
+    dropout: float = 0.0  # share of an image's features left out before they are projected
     dense_width: int = 0
     image_size: int = 128
     first_size: int = 0  # smaller chips for the first part of the run; 0 for the full size throughout
@@ -75,7 +76,7 @@ class TrainingConfig:
     band_mixing: float = 0.3  # share of multispectral batches whose bands are mixed with their neighbours
     coarsening: float = 0.0  # share of batches of photographs shown as if from further away
     captions_each: int = 0  # texts drawn for an image in a step; 0 for all of them
-    names_share: float = 1.0  # of the images with a name that are also called by it
+    names_weight: float = 0.3  # of telling the scene names apart, beside the captions
     synonyms: str = ""  # TOML file with a table [classes]: other names of classes
     checkpoint_every: int = 100
     snapshots: int = 0  # encoders saved on the way, for the learning curve

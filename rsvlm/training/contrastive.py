@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LOG, CHECKPOINT = "log.csv", "checkpoint.safetensors"
-LOSSES = ("contrastive", "dense", "change", "pairs", "words")
+LOSSES = ("contrastive", "names", "dense", "change", "pairs", "words")
 LOG_COLUMNS = ("step", "loss", *(f"loss_{name}" for name in LOSSES), "scale", "learning_rate")
 LOADERS: dict[str, Callable[[Sequence[str], Path], Data]] = {
     "captions": load_captioned,
@@ -80,6 +80,7 @@ def _start(config: TrainingConfig, sources: Sequence[tuple[Source, Data]], devic
         stem=config.stem,
         dense_width=config.dense_width,
         drop_path=config.drop_path,
+        dropout=config.dropout,
     )
     model = SpectralCLIP(described, config.image_size)
     if config.pretrained:

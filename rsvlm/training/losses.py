@@ -94,13 +94,25 @@ class Objective(nn.Module):
         if batch.words is None:
             (view,) = batch.views
             images = functional.normalize(self._image(view).float(), dim=1)
-            if self.config.loss == "sigmoid":
-                return {"contrastive": sigmoid_loss(images, texts, right, self.scale, self.bias)}
-            return {"contrastive": contrastive_loss(images, texts, right, self.scale)}
+            return self._captions(images, texts, right) | self._names(images, batch)
         words = batch.words.to(device)
         if len(batch.views) == 1:
             return {"dense": self.config.dense_weight * self._places(batch.views[0], words, texts, right)}
         return self._changes(batch.views, words, texts, right)
+
+    def _captions(self, images: Tensor, texts: Tensor, right: Tensor) -> dict[str, Tensor]:
+        if self.config.loss == "sigmoid":
+            return {"contrastive": sigmoid_loss(images, texts, right, self.scale, self.bias)}
+        return {"contrastive": contrastive_loss(images, texts, right, self.scale)}
+
+    def _names(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """How well each image finds its scene's name among all: as captions, names would hide what sets images apart."""
+        if not batch.names or batch.named is None or (batch.named < 0).all():
+            return {}
+        names = self._sentences(self.texts(batch.names))
+        logits = self.scale * images @ names.T
+        found = functional.cross_entropy(logits, batch.named.to(logits.device), ignore_index=-1)
+        return {"names": self.config.names_weight * found}
 
     def kept_words(self) -> Tensor:
         """How far common words moved from where the sentence encoder has them, in squared cosine between pairs."""
