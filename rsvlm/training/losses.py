@@ -106,7 +106,7 @@ class Objective(nn.Module):
         return {"contrastive": contrastive_loss(images, texts, right, self.scale)}
 
     def _names(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """How well each image finds its scene's name among all: as captions, names would hide what sets images apart."""
+        """How well each image finds its scene's name among all; as captions, names hide what sets images apart."""
         if not batch.names or batch.named is None or (batch.named < 0).all():
             return {}
         names = self._sentences(self.texts(batch.names))
