@@ -1,4 +1,4 @@
-"""Thresholds for "not there": fitted on one half of the places of validation manifests, measured on the other."""
+"""Thresholds for "not there": fitted on one half of the places of manifests, measured on the other half."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.manifests import read_grounded, read_labelled, read_mapped
+from eval.manifests import read_changed, read_grounded, read_labelled, read_mapped
 from eval.metrics.abstention import fit_threshold
 from eval.runs import git_hash, sha256_of
 from eval.statistics import Interval, Statistics, Sums, by_group, intervals, ratio
 from rsvlm import spectral
 from rsvlm.encoder.calibration import STATISTICS, Calibration, Threshold
 from rsvlm.errors import EvaluationError, RsvlmError
-from rsvlm.findings import GROUND, leads, likeness, peak, share_meaning, vocabulary
+from rsvlm.findings import GROUND, change_odds, enlarge, leads, likeness, peak, share_meaning, vocabulary
 from rsvlm.raster import read_labels
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from eval.manifests import Grounded, Labelled, Mapped
+    from eval.manifests import Changed, Grounded, Labelled, Mapped
     from rsvlm.interfaces import Encoder
     from rsvlm.scene import Scene
 
@@ -32,10 +32,12 @@ PROTOCOL = (
     "one with the most recall less false alarms and the highest under which at most max_risk of the denials are "
     "wrong, present and absent pairs drawn alike in number; accuracy is the mean of recall and the share of absent "
     "pairs denied, trust the share of denials that are right, both as if a phrase were there every second time; on a "
-    "dense map a phrase is found above the higher of its cut and 0, so a cut below 0 only makes denials surer"
+    "dense map a phrase is found above the higher of its cut and 0, so a cut below 0 only makes denials surer; for "
+    "change the pairs are pixels, and the cut is the one above which there are as many pixels as changed ones"
 )
 SHOWN = 0.01  # of the labelled pixels: a class with less, but some, is neither there nor absent
 LEAST = 5  # pairs of each sort in each half
+PIXELS = 500  # of each pair of dates and sensor that are drawn for "change"
 Truths = dict[str, bool]  # phrase to whether it is there
 
 
@@ -83,7 +85,8 @@ def calibrate(
     """Fit a threshold for every kind that has a manifest.
 
     Args:
-        manifests: of validation lines by kind: "scene" (scenes), "ground" (land-cover), "object" (grounding).
+        manifests: of validation lines by kind: "scene" (scenes), "ground" (land-cover), "object" (grounding),
+            "change" (change with masks and phrases).
         encoder: whose likenesses are measured.
         max_risk: share of wrong denials to bear on the fitted half, 0 to 1.
         limit: pictures drawn from each manifest by the seed; None for all.
@@ -127,6 +130,11 @@ def fit_cut(statistic: ArrayLike, present: ArrayLike, *, max_risk: float) -> flo
     return min(safe, float(cuts[np.argmax(denied * max(1, there.sum()) - missed * max(1, (~there).sum()))]))
 
 
+def fit_amount(statistic: ArrayLike, present: ArrayLike) -> float:
+    """The statistic above which there are as many pixels as are changed: what is measured in hectares is unbiased."""
+    return float(np.quantile(np.asarray(statistic, np.float64), 1 - np.asarray(present, bool).mean()))
+
+
 def verdicts(pairs: Sequence[Pair], cut: float) -> Statistics:
     """Found, missed, false alarms and right denials under a cut, one row a place."""
     there = np.array([pair.present for pair in pairs])
@@ -153,8 +161,9 @@ def _fitted(kind: str, manifest: Path, encoder: Encoder, *, max_risk: float, lim
     fit, check = _halves(pairs, seed)
     for half in (fit, check):
         _require_both(half, manifest, failed)
-    drawn = _alike(fit, seed)
-    cut = fit_cut([pair.statistic for pair in drawn], [pair.present for pair in drawn], max_risk=max_risk)
+    drawn = fit if kind == "change" else _alike(fit, seed)
+    statistic, present = [pair.statistic for pair in drawn], [pair.present for pair in drawn]
+    cut = fit_amount(statistic, present) if kind == "change" else fit_cut(statistic, present, max_risk=max_risk)
     cuts = {"always present": -np.inf} | ({} if kind == "scene" else {"uncalibrated": 0.0})
     checked = verdicts(check, cut)
     others = [intervals(verdicts(check, each), seed=seed) for each in cuts.values()]
@@ -190,6 +199,8 @@ def _pairs(
     kind: str, manifest: Path, encoder: Encoder, limit: int | None, seed: int
 ) -> tuple[list[Pair], dict[int, str]]:
     """Every pair of `limit` pictures, and by line why a picture was left out."""
+    if kind == "change":
+        return _changed_pairs(read_changed(manifest), encoder, limit, seed)
     read, truths_of = SOURCES[kind]
     rows = read(manifest)
     by_picture: dict[Any, list[Any]] = {}
@@ -210,6 +221,38 @@ def _pairs(
         place = first.picture.place or str(first.picture.files[0])
         pairs += [Pair(place, value, truths[phrase]) for phrase, value in statistics.items()]
     return pairs, failed
+
+
+def _changed_pairs(
+    rows: Sequence[Changed], encoder: Encoder, limit: int | None, seed: int
+) -> tuple[list[Pair], dict[int, str]]:
+    """Pixels drawn from every sensor's pair of dates, with the odds of the line's phrase."""
+    chance = np.random.default_rng(seed)
+    pairs: list[Pair] = []
+    failed: dict[int, str] = {}
+    for row in [rows[i] for i in chance.permutation(len(rows))[:limit]]:
+        place = row.before[0].place or str(row.before[0].files[0])
+        try:
+            for before, after in zip(row.before, row.after, strict=True):
+                odds, there = _changed_pixels(row, before.read(), after.read(), encoder)
+                drawn = chance.permutation(len(odds))[:PIXELS]
+                pairs += [Pair(place, float(odds[i]), bool(there[i])) for i in drawn]
+        except RsvlmError as error:
+            failed[row.number] = str(error)
+    return pairs, failed
+
+
+def _changed_pixels(
+    row: Changed, before: Scene, after: Scene, encoder: Encoder
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Odds and truth of the pixels that are valid at both dates."""
+    if row.mask is None or not row.phrase:
+        raise EvaluationError("the line has no mask or no phrase, so nothing says what changed where")
+    odds = change_odds(row.phrase, before, after, encoder)
+    if odds is None:
+        raise EvaluationError(f"the encoder does not map {row.phrase!r} as a change")
+    seen = before.valid & after.valid
+    return enlarge(odds, after.shape)[seen], (read_labels(row.mask) > 0)[seen]
 
 
 def _statistics(kind: str, phrases: Sequence[str], scene: Scene, encoder: Encoder) -> dict[str, float]:

@@ -14,6 +14,7 @@ def calibrate(
     scenes: Annotated[Path | None, typer.Option(help="Scenes manifest, for words that name a whole picture.")] = None,
     land_cover: Annotated[Path | None, typer.Option(help="Land-cover manifest, for ground covers.")] = None,
     grounding: Annotated[Path | None, typer.Option(help="Grounding manifest, for objects.")] = None,
+    change: Annotated[Path | None, typer.Option(help="Change manifest, for how much changed.")] = None,
     max_risk: Annotated[float, typer.Option(help="Share of wrong denials to bear, 0 to 1.")] = 0.1,
     limit: Annotated[int | None, typer.Option(help="Only N pictures a manifest, drawn by the seed.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the limit, the halves and the bootstrap.", min=0)] = 0,
@@ -25,7 +26,7 @@ def calibrate(
     from eval.calibrate import calibrate as fit
     from rsvlm.encoder.model import SpectralEncoder
 
-    given = {"scene": scenes, "ground": land_cover, "object": grounding}
+    given = {"scene": scenes, "ground": land_cover, "object": grounding, "change": change}
     manifests = {kind: path for kind, path in given.items() if path is not None}
     found, report = fit(
         manifests, SpectralEncoder.from_pretrained(encoder, device=device), max_risk=max_risk, limit=limit, seed=seed

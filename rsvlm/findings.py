@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rasterio.features import shapes
 from scipy import ndimage
-from scipy.special import softmax
+from scipy.special import expit, logsumexp
 from shapely.geometry import shape
 
 from rsvlm import spectral
@@ -94,21 +94,34 @@ def find_change(phrase: str, before: Scene, after: Scene, encoder: Encoder) -> F
     """Where a phrase is what became of a place, on the encoder's map of change; None where that cannot tell.
 
     It can for phrases near what it was trained on (`CHANGES`), by an encoder that maps change at all. The score is
-    the phrase's probability among all changes and the phrases for none, as in training.
+    the phrase's probability among all changes and the phrases for none, as in training; where the encoder was
+    calibrated, with the odds at which as much ground is called changed as is.
     """
-    others = [word for word in CHANGES if not share_meaning(word, phrase)]
-    if len(others) == len(CHANGES):
+    odds = change_odds(phrase, before, after, encoder)
+    if odds is None:
         return None
-    rivals = [*others, *UNCHANGED]
-    maps = encoder.change_map(before, after, [phrase, *rivals])
-    if maps is None:
-        return None
-    likelihood = softmax(maps / TEMPERATURE, axis=0)[0]
-    score = enlarge(np.asarray(likelihood, np.float32), after.shape)
+    threshold = calibration_of(encoder).of("change")
+    score = enlarge(expit(odds - (threshold.value if threshold else 0.0)), after.shape)
     pixels = (score > 0.5) & after.valid
-    how = f"encoder map of change: likelier {phrase!r} than {len(others)} other changes or none"
+    how = f"encoder map of change: likelier {phrase!r} than {len(_other_changes(phrase))} other changes or none"
     sure = LEARNED_CONFIDENCE * float(np.abs(2 * score[after.valid] - 1).mean())
     return _finding(phrase, pixels, after, how, sure, score)
+
+
+def change_odds(phrase: str, before: Scene, after: Scene, encoder: Encoder) -> NDArray[np.float32] | None:
+    """Log odds (h, w) of a phrase among all changes and the phrases for none; None as `find_change`."""
+    others = _other_changes(phrase)
+    if len(others) == len(CHANGES):
+        return None
+    maps = encoder.change_map(before, after, [phrase, *others, *UNCHANGED])
+    if maps is None:
+        return None
+    logits = maps / TEMPERATURE
+    return np.asarray(logits[0] - logsumexp(logits[1:], axis=0), np.float32)
+
+
+def _other_changes(phrase: str) -> list[str]:
+    return [word for word in CHANGES if not share_meaning(word, phrase)]
 
 
 def _score(lead: NDArray[np.float32]) -> NDArray[np.float32]:

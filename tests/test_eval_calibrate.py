@@ -10,12 +10,13 @@ from affine import Affine
 from PIL import Image
 from typer.testing import CliRunner
 
-from eval.calibrate import Pair, calibrate, fit_cut, verdicts
+from eval.calibrate import Pair, calibrate, fit_amount, fit_cut, verdicts
 from eval.commands import app
-from eval.manifests import read_grounded
+from eval.manifests import read_changed, read_grounded
 from rsvlm.encoder.calibration import Calibration
 from rsvlm.errors import ConfigError, EvaluationError
-from rsvlm.findings import find
+from rsvlm.findings import find, find_change
+from rsvlm.raster import read_labels
 
 AXES = {"red": 0, "green": 1, "blue": 2, "shrubland": 0, "moss": 1, "sedge": 2}
 
@@ -36,6 +37,11 @@ class Colours:
         colours = np.append(scene.pixels[:3], np.zeros((1, *scene.shape), np.float32), axis=0)
         unit = colours / np.linalg.norm(colours, axis=0).clip(1e-6)
         return np.einsum("td,dhw->thw", self.encode_texts(texts), unit).astype(np.float32)
+
+    def change_map(self, before, after, texts):
+        """Redder by a fifth is as likely flooded as not, for this too careful encoder by three fifths."""
+        redder = after.pixels[0] - before.pixels[0] - 0.6
+        return np.stack([redder / 10 if "flood" in text else np.zeros_like(redder) for text in texts])
 
 
 def slow_cut(statistic, present, max_risk):
@@ -170,6 +176,50 @@ def test_what_was_fitted_denies_in_a_finding(grounding):
     encoder.calibration, _ = calibrate({"object": grounding}, encoder)
     for row in read_grounded(grounding)[:4]:
         assert find(row.phrase, row.picture.read(), encoder).present is bool(row.boxes)
+
+
+@pytest.fixture
+def change(tmp_path):
+    """Twenty pairs of pictures: what is flooded, between a tenth and a half of each, turned redder by 0.3 to 0.9."""
+    chance, lines = np.random.default_rng(0), []
+    for number in range(20):
+        before = np.full((40, 40, 3), 10, np.uint8)
+        flooded = np.zeros((40, 40), bool)
+        flooded[:, : chance.integers(4, 20)] = True
+        after = before.copy()
+        after[..., 0] = 10 + 255 * np.where(flooded, chance.uniform(0.3, 0.9, (40, 40)), 0)
+        Image.fromarray(before).save(tmp_path / f"b{number}.png")
+        Image.fromarray(after).save(tmp_path / f"a{number}.png")
+        Image.fromarray(flooded.astype(np.uint8)).save(tmp_path / f"f{number}.png")
+        files = {"before": [f"b{number}.png"], "after": [f"a{number}.png"], "mask": f"f{number}.png"}
+        lines.append(files | {"sensors": ["rgb"], "phrase": "flooded area", "place": f"p{number}"})
+    return write_lines(tmp_path / "change.jsonl", lines)
+
+
+def test_as_much_change_is_found_as_there_is_once_calibrated(change):
+    encoder = Colours()
+    encoder.calibration, report = calibrate({"change": change}, encoder)
+    row = report["kinds"]["change"]
+    assert row["metrics"]["recall"]["value"] > 95
+    assert row["metrics"]["false_alarm"]["value"] < 2
+    assert row["baselines"]["uncalibrated"]["recall"]["value"] < 60
+    assert row["fitted"] + row["n"] == 20 * 500
+    first = read_changed(change)[0]
+    found = find_change("flooded area", first.before[0].read(), first.after[0].read(), encoder)
+    assert found.mask.pixels.mean() == pytest.approx((read_labels(first.mask) > 0).mean(), abs=0.02)
+
+
+def test_the_amount_above_a_cut_is_the_amount_that_is_there():
+    assert fit_amount([5.0, 1.0, 2.0, 3.0, 4.0], [True, False, True, False, False]) == pytest.approx(3.4)
+    assert fit_amount([1.0, 2.0], [False, False]) == 2.0
+
+
+def test_a_change_without_a_phrase_is_listed(change):
+    first, *others = change.read_text().splitlines()
+    nameless = {key: value for key, value in json.loads(first).items() if key != "phrase"}
+    change.write_text("\n".join([*others, json.dumps(nameless)]))
+    _, report = calibrate({"change": change}, Colours())
+    assert "no phrase" in report["kinds"]["change"]["failed"]["20"]
 
 
 def test_both_halves_share_no_place(land_cover):

@@ -1,4 +1,4 @@
-"""Thresholds below which a likeness means "not there", one for each kind of phrase, kept beside the weights."""
+"""Thresholds up to which a likeness means "not there", one for each kind of phrase, kept beside the weights."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ STATISTICS = {
     "scene": "cosine of the whole picture and the phrase",
     "ground": "cosine lead over rival ground covers that 0.2 % of the picture reach",
     "object": "cosine lead over rival descriptions that 0.2 % of the picture reach",
+    "change": "log odds of a phrase among all changes and none, at a pixel",
 }
 
 
@@ -34,7 +35,7 @@ class Threshold:
     kind: str
     value: float
     statistic: str
-    n: int  # pairs of a phrase and a picture it was fitted on
+    n: int  # pairs of a phrase and a picture, or a pixel, it was fitted on
     f1: float  # 0 to 1
     youden: float  # -1 to 1
     trust: float  # 0 to 1
