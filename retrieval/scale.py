@@ -13,6 +13,7 @@ from retrieval.adding import AddReport
 from retrieval.cluster import Pool, run_units
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.parts import Part, commit_parts, outdated_rows
+from retrieval.stamps import Stamps
 from retrieval.units import Task, digest, in_units, staged_parts
 from rsvlm.errors import ArchiveError
 from rsvlm.files import imagery_files
@@ -76,8 +77,10 @@ def add_on(
     wanted = None if sensor is None else find_sensor(sensor)
     files, missing = imagery_files(as_paths(paths))
     with archive._writing() as table:
-        hashes, unreadable = hash_files(files, threads=2, progress=progress)
-        plan = plan_intake(hashes, table.files(), wanted.name if wanted else None)
+        with Stamps(archive.folder) as stamps:
+            hashes, unreadable = hash_files(files, threads=2, progress=progress, stamps=stamps)
+        stored = table.files(hashes, hashes.values()) if hashes else []
+        plan = plan_intake(hashes, stored, wanted.name if wanted else None)
         task = task_for(archive, table, wanted)
         work = [(str(item.path), item.content_hash) for item in plan if item.action != "leave"]
         parts = staged_parts(task, table, work)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from retrieval.embed import Job, embed_rasters
+from retrieval.journal import Journal
 from retrieval.parts import Content, Part, committed_files, fragment_files, fragments_whole, write_rows
 from retrieval.store import rows_of, schema_for
 
@@ -63,7 +64,7 @@ def in_units(work: Sequence[Content], workers: int) -> list[tuple[Content, ...]]
 
 
 def embed_unit(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> Part:
-    """Read, encode and write one unit, once: a unit noted as finished is not done again."""
+    """Read, encode and write one unit, once: what was noted as finished is not done again, nor parts of large files."""
     kept = Part.load(task.record(unit))
     if kept is not None and fragments_whole(kept, task.uri):
         return kept
@@ -106,7 +107,8 @@ def staged_parts(task: Task, table: ChipTable, work: Sequence[Content]) -> list[
 def _embedded(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> Iterator[tuple[Content, EmbeddedChips]]:
     jobs = [Job(Path(path), task.sensor) for path, _ in unit]
     chip, stride = task.config.chip, task.config.stride
-    embedded = embed_rasters(jobs, encoder, chip=chip, stride=stride, batch=task.batch)
+    journal = Journal(task.staging, fingerprint=task.config.fingerprint, dim=task.config.dim)
+    embedded = embed_rasters(jobs, encoder, chip=chip, stride=stride, batch=task.batch, journal=journal)
     with closing(embedded) as results:  # type: ignore[type-var]
         yield from zip(unit, results, strict=True)
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from retrieval.store import lonlat_bounds, unit
+from retrieval.placing import SIDES, lonlat_bounds
+from retrieval.store import unit
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def places(column: pa.Array) -> tuple[dict[str, pa.Array], NDArray[np.bool_]]:
     corners = np.full((count, 4), np.nan)
     for row in np.flatnonzero(good):
         corners[row] = lonlat_bounds(shapes[row])
-    names = ("west", "south", "east", "north")
-    bounds_of = {name: pa.array(corners[:, i], mask=~good) for i, name in enumerate(names)}
+    bounds_of = {name: pa.array(corners[:, i], mask=~good) for i, name in enumerate(SIDES)}
     outlines = [shape if fine else None for shape, fine in zip(shapely.to_wkb(shapes), good, strict=True)]
     return {"footprint": pa.array(outlines, pa.binary()), **bounds_of}, good | missing
 
