@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+from pyproj import Geod
 
 from retrieval.kinds import DEPTH
 from rsvlm.answer import Hit
+from rsvlm.encoder.calibration import calibration_of
 from rsvlm.errors import QueryError
+from rsvlm.findings import FINE_PIXEL_M, WHOLE
 from rsvlm.scene import Scene, Window
+from rsvlm.sensors import SENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from retrieval.index import VectorIndex
     from retrieval.store import ChipTable
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 DEPTHS = (DEPTH, 10 * DEPTH, 100 * DEPTH)  # how far a search looks, in steps that do not depend on k: pages agree
 TAKEN = 64  # rows read at once while chips too near to a better one are passed over
 EARTH_KM = 6371.0088  # mean radius
+WGS84 = Geod(ellps="WGS84")
 BOUNDS = ("west", "south", "east", "north")
 
 
@@ -181,17 +187,53 @@ class Ranking:
                     yield score, number
 
 
-def to_hit(rank: int, score: float, row: dict[str, Any], extra: tuple[str, ...] = ()) -> Hit:
-    """A row of the table as a hit; `extra` are columns that were added to the table."""
+def likeness_threshold(query: object, encoder: object) -> float | None:
+    """The score up to which a chip as a whole is not what a text says: the encoder's own for scenes.
+
+    None for an encoder without one, and for queries with an image or a vector, whose cosines run higher. Nearness only
+    adds to a score, so one that is not above the threshold with it is not above it without.
+    """
+    worded = isinstance(query, str) or (isinstance(query, Query) and query.image is None and query.vector is None)
+    threshold = calibration_of(encoder).of("scene") if worded else None
+    return None if threshold is None else threshold.value
+
+
+def to_hit(
+    rank: int, score: float, row: dict[str, Any], extra: tuple[str, ...] = (), threshold: float | None = None
+) -> Hit:
+    """A row of the table as a hit.
+
+    Args:
+        rank: The number it is cited by.
+        score: As `Ranking` gives it.
+        row: Values of the columns of a hit.
+        extra: Columns that were added to the table.
+        threshold: As from `likeness_threshold`; it says nothing of chips that are no whole scene in fine pixels, such
+            as it was fitted on.
+    """
+    footprint = None if row["footprint"] is None else shapely.from_wkb(row["footprint"])
+    window = Window(row["row"], row["col"], row["height"], row["width"])
     return Hit(
         rank=rank,
         chip_id=row["chip_id"],
         score=score,
-        footprint=None if row["footprint"] is None else shapely.from_wkb(row["footprint"]),
+        footprint=footprint,
         acquired=None if row["acquired"] is None else row["acquired"].isoformat(),
         sensor=row["sensor"],
         caption=row["caption"] or "",
         path=row["path"],
-        window=Window(row["row"], row["col"], row["height"], row["width"]),
+        window=window,
         metadata={name: row[name] for name in ("valid", "cloud", "bands", *extra)},
+        threshold=threshold if threshold is not None and _whole_and_fine(footprint, window, row["sensor"]) else None,
     )
+
+
+def _whole_and_fine(footprint: BaseGeometry | None, window: Window, sensor: str) -> bool:
+    """Whether a chip is one scene in which places can be recognised, by the rule of `findings.kind_of`."""
+    if max(window.height, window.width) > WHOLE:
+        return False
+    if footprint is not None:
+        area, _ = WGS84.geometry_area_perimeter(footprint)
+        return math.sqrt(abs(area) / (window.height * window.width)) < FINE_PIXEL_M
+    known = SENSORS.get(sensor)
+    return known is not None and known.units == "display" and known.kind != "sar"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rsvlm.errors import GeoreferenceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shapely.geometry.base import BaseGeometry
 
     from rsvlm.language.plan import Plan
@@ -38,7 +40,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Hit:
-    """One piece of evidence from an archive; `rank` is the number it is cited by."""
+    """One piece of evidence from an archive; `rank` is the number it is cited by.
+
+    `threshold` is the score up to which a chip, as a whole, is not what was asked for in words; None where the encoder
+    has none for such chips, or the search was not in words alone.
+    """
 
     rank: int
     chip_id: str
@@ -50,6 +56,12 @@ class Hit:
     path: str
     window: Window
     metadata: dict[str, Any]
+    threshold: float | None = None
+
+    @property
+    def unlike(self) -> bool:
+        """Whether it is no more than the nearest of what does not fit; False where nothing can tell."""
+        return self.threshold is not None and self.score <= self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the footprint as GeoJSON."""
@@ -58,6 +70,8 @@ class Hit:
             "rank": self.rank,
             "chip_id": self.chip_id,
             "score": round(self.score, 4),
+            "threshold": None if self.threshold is None else round(self.threshold, 4),
+            "unlike": self.unlike,
             "sensor": self.sensor,
             "acquired": self.acquired,
             "caption": self.caption,
@@ -72,6 +86,18 @@ class Hit:
         properties = {key: value for key, value in self.to_json().items() if key != "footprint"}
         geometry = None if self.footprint is None else self.footprint.__geo_interface__
         return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def nothing_like_that(hits: Sequence[Hit]) -> str:
+    """Why the hits of a search are no answer to it, as a clause; "" where one may be, or nothing can tell.
+
+    The best hit must be among them. The more chips an archive holds, the likelier one is above the threshold by
+    chance, so silence says less than the clause.
+    """
+    if not hits or hits[0].rank != 1 or not all(hit.unlike for hit in hits):
+        return ""
+    scores = f"best score {hits[0].score:.2f}, threshold {hits[0].threshold:.2f}"
+    return f"none of the best matches is like that as a whole ({scores}); small objects in them are not ruled out"
 
 
 @dataclass(frozen=True)

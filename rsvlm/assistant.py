@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsvlm.answer import Answer, Fact, Hit
+from rsvlm.answer import Answer, Fact, Hit, nothing_like_that
 from rsvlm.change import Change
 from rsvlm.change import compare as compare_scenes
 from rsvlm.errors import QueryError
@@ -159,7 +159,7 @@ class Assistant:
             yield from self._word(answer, Measured(reason="this cannot be answered from imagery"), ())
             return
         hits = tuple(self.retriever.search(answer.plan.target or answer.question, EVIDENCE))
-        reason = "" if hits else "the archive holds nothing to answer from"
+        reason = nothing_like_that(hits) if hits else "the archive holds nothing to answer from"
         yield from self._word(answer, Measured(reason=reason), hits)
 
     def _similar(self, scene: Scene) -> tuple[Hit, ...]:

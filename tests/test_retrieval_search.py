@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 import pytest
+import shapely
 import typer
 from fakes import DIM, TinyEncoder, write_raster
 from test_retrieval_index import append, make_archive, unit_vectors
@@ -14,7 +15,8 @@ from test_retrieval_index import append, make_archive, unit_vectors
 from retrieval import Archive, Query
 from retrieval.commands import _read_table
 from retrieval.filters import where_sql
-from retrieval.search import kilometres, middles
+from retrieval.search import kilometres, likeness_threshold, middles, to_hit
+from rsvlm.encoder.calibration import Calibration, Threshold
 from rsvlm.errors import QueryError
 from rsvlm.raster import read_scene
 
@@ -298,3 +300,48 @@ def test_the_commands_build_tell_annotate_and_search(real, tmp_path, monkeypatch
     hits = json.loads(run.invoke(root, asked).stdout)
     assert [(hit["rank"], hit["crop"], hit["path"]) for hit in hits] == [(2, "maize", path), (3, "maize", path)]
     assert isinstance(run.invoke(root, ["search", str(folder), "x", "--near", "1"]).exception, QueryError)
+
+
+class Calibrated(TinyEncoder):
+    """The tiny encoder with a threshold for scenes."""
+
+    calibration = Calibration((Threshold("scene", 0.2, "cosine", 9, 0.9, 0.8, 0.9, "by hand"),))
+
+
+def test_only_searches_in_words_alone_have_a_threshold_and_only_of_a_calibrated_encoder(real):
+    scene = read_scene(all_rows(real)[0]["path"], sensor=SENSOR)
+    vector = np.ones(DIM, np.float32)
+    for query in ("a lake", Query(text="a lake"), Query(text="a lake", near=(15, 50))):
+        assert likeness_threshold(query, Calibrated()) == 0.2
+        assert likeness_threshold(query, TinyEncoder()) is None
+        assert likeness_threshold(query, None) is None
+    for query in (scene, vector, Query(text="a lake", image=scene), Query(text="a lake", vector=vector)):
+        assert likeness_threshold(query, Calibrated()) is None
+
+
+@pytest.mark.parametrize(
+    ("sensor", "metres", "side", "judged"),
+    [
+        ("rgb", None, 256, True),
+        ("rgb", None, 1024, False),  # no single scene
+        ("rgb", 0.5, 256, True),
+        ("rgb", 10, 256, False),
+        ("naip", 1, 256, True),
+        ("sentinel-2-l2a", 10, 256, False),
+        ("sentinel-2-l2a", None, 256, False),
+        ("a sensor of their own", None, 256, False),
+        ("a sensor of their own", 2, 256, True),
+        ("rgb", 256, 1, False),  # an import that does not say its windows
+    ],
+)
+def test_chips_that_are_no_whole_scene_in_fine_pixels_are_not_judged(sensor, metres, side, judged):
+    footprint = None
+    if metres is not None:
+        half = metres * side / 111_195 / 2  # degrees; on the equator both ways alike but for half a percent
+        footprint = shapely.to_wkb(shapely.box(15 - half, -half, 15 + half, half))
+    row = {"chip_id": "c", "footprint": footprint, "acquired": None, "sensor": sensor, "caption": None, "path": "a.tif"}
+    row |= {"row": 0, "col": 0, "height": side, "width": side, "valid": 1.0, "cloud": None, "bands": []}
+    hit = to_hit(1, 0.1, row, threshold=0.2)
+    assert hit.threshold == (0.2 if judged else None)
+    assert hit.unlike is judged
+    assert to_hit(1, 0.1, row).threshold is None

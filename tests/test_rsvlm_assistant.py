@@ -9,9 +9,11 @@ from fakes import KeywordPlanner, MappedTiny, write_raster
 from shapely.geometry import shape
 
 from retrieval import Archive
+from rsvlm.answer import Hit, nothing_like_that
 from rsvlm.assistant import MAX_PIXELS, Assistant
 from rsvlm.errors import GeoreferenceError, ImageryError, QueryError
 from rsvlm.raster import read_scene
+from rsvlm.scene import Window
 
 
 @pytest.fixture
@@ -74,6 +76,51 @@ def test_a_search_answers_with_numbered_hits(assistant, tmp_path):
     assert [hit.rank for hit in answer.hits] == list(range(1, len(answer.hits) + 1))
     assert answer.hits
     assert "[1]" in answer.text
+
+
+class Shelf:
+    """A retriever that has these scores to show, judged by one threshold."""
+
+    def __init__(self, *scores, threshold, first=1):
+        window = Window(0, 0, 8, 8)
+        self.hits = [
+            Hit(rank, f"c{rank}", score, None, None, "rgb", "a lake", "a.tif", window, {}, threshold)
+            for rank, score in enumerate(scores, start=first)
+        ]
+
+    def search(self, query, k=10, *, where=None):
+        return self.hits[:k]
+
+
+@pytest.mark.parametrize(
+    ("shelf", "abstained"),
+    [
+        (Shelf(0.2, 0.1, threshold=0.2), True),  # at the threshold is not above it
+        (Shelf(0.21, 0.1, threshold=0.2), False),
+        (Shelf(-0.5, threshold=None), False),  # of an encoder without calibration
+        (Shelf(-0.5, threshold=0.0, first=2), False),  # the best is on another page
+    ],
+)
+def test_a_search_with_nothing_like_it_abstains_and_shows_what_is_nearest(assistant, shelf, abstained):
+    assistant.retriever = shelf
+    answer = assistant.ask(None, "find farmland")
+    assert answer.abstained is abstained
+    assert answer.hits == tuple(shelf.hits)
+    assert ("none of the best matches is like that" in answer.text) is abstained
+    assert f"[{shelf.hits[0].rank}] a lake" in answer.text
+    plain = json.loads(json.dumps(answer.to_json()))["hits"][-1]
+    assert plain["unlike"] is shelf.hits[-1].unlike
+    assert plain["threshold"] == shelf.hits[-1].threshold
+
+
+def test_what_nothing_can_tell_of_is_not_denied():
+    judged, unknown = Shelf(0.1, threshold=0.2).hits, Shelf(0.05, threshold=None, first=2).hits
+    assert nothing_like_that(judged) == (
+        "none of the best matches is like that as a whole (best score 0.10, threshold 0.20); "
+        "small objects in them are not ruled out"
+    )
+    assert nothing_like_that([*judged, *unknown]) == ""
+    assert nothing_like_that([]) == ""
 
 
 class Flat(MappedTiny):
