@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import tempfile
@@ -15,24 +16,36 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from retrieval.adding import Adding, AddReport
+from retrieval.address import POINTER, TableAddress, archive_folder
 from retrieval.embed import Job, PixelEncoder, embed_rasters
 from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
 from retrieval.index import VectorIndex, build_index, extend_index, index_facts, index_problem, open_index, prune
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
 from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
-from retrieval.repair import RepairReport, mend_table, table_problems
+from retrieval.repair import RepairReport, mend_table, note_table, table_problems
 from retrieval.search import DEPTHS, Query, Ranking, to_hit
 from retrieval.stamps import Stamps
-from retrieval.store import HIT_COLUMNS, LANCE_ERRORS, TABLE, ArchiveConfig, ChipTable, damaged, unit, vectors_in
-from retrieval.sums import manifest_of, note_files, noted
+from retrieval.store import (
+    HIT_COLUMNS,
+    LANCE_ERRORS,
+    TABLE,
+    ArchiveConfig,
+    ChipTable,
+    damaged,
+    read_config,
+    table_address,
+    unit,
+    vectors_in,
+)
+from retrieval.sums import manifest_of, noted
 from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files
 from rsvlm.scene import Scene
 from rsvlm.sensors import find_sensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import date
     from types import TracebackType
 
@@ -90,25 +103,64 @@ class Archive:
         self._opening = threading.Lock()
 
     @classmethod
-    def create(cls, path: AnyPath, encoder: ArchiveEncoder, *, chip: int = 256, stride: int = 256) -> Archive:
-        """Make an empty archive in a new or empty folder; raises ArchiveError where there is something already."""
+    def create(
+        cls,
+        path: AnyPath,
+        encoder: ArchiveEncoder,
+        *,
+        chip: int = 256,
+        stride: int = 256,
+        table: str | None = None,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> Archive:
+        """Make an empty archive in a new or empty folder; raises ArchiveError where there is something already.
+
+        Its table lies in the folder, or at `table`, a URI on object storage as s3://bucket/path. `storage_options` are
+        Lance's and kept with the archive; secrets are not among them, but in the environment, as AWS_ACCESS_KEY_ID.
+        """
         if not 1 <= stride <= chip <= MAX_CHIP:
             raise ArchiveError(f"chips need 1 <= stride <= chip <= {MAX_CHIP} pixels; got chip {chip}, stride {stride}")
-        folder = Path(os.path.abspath(path))
-        if (folder / TABLE).exists():
-            raise ArchiveError(f"{folder} is an archive already; open it, or give another folder")
+        folder = archive_folder(path)
+        remote = table is not None or storage_options is not None
+        address = TableAddress.on_storage(table or "", storage_options) if remote else None
         config = ArchiveConfig(encoder.name, encoder.fingerprint, encoder.dim, chip, stride)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-                whole = Path(beside, "archive")
-                whole.mkdir()
-                ChipTable.create(whole, config)
-                note_files(whole, whole / TABLE)
-                whole.rename(folder)  # appears whole or not at all
-        except OSError as error:
-            raise ArchiveError(f"no archive can be made at {folder} ({error.strerror or error})") from error
+        with _new_folder(folder) as whole:
+            if address is not None:
+                address.save(whole)
+                _create_remote(address, config, folder)
+            else:
+                note_table(whole, ChipTable.create(whole, config).address)
         return cls(folder, ChipTable.open(folder), encoder)
+
+    @classmethod
+    def attach(
+        cls,
+        path: AnyPath,
+        table: str,
+        encoder: ArchiveEncoder | None = None,
+        *,
+        storage_options: Mapping[str, str] | None = None,
+    ) -> Archive:
+        """Make an archive in a new or empty folder of a table that is on object storage already.
+
+        As on a second machine: it sees what the first one writes after `refresh`, and builds an index of its own at the
+        first search. Machines write one at a time; a second one gets ArchiveBusyError. Raises ArchiveError where there
+        is no such table, FingerprintError for another encoder's; `storage_options` are as in `create`.
+        """
+        folder, address = archive_folder(path), TableAddress.on_storage(table, storage_options)
+        try:
+            found = read_config(address.dataset().schema, Path(address.uri))
+        except LANCE_ERRORS as error:
+            if isinstance(error, ArchiveError):
+                raise
+            raise ArchiveError(
+                f"no table can be read at {address.uri} ({str(error)[:200]}); see to the URI, its connection and keys, "
+                f"or make a new one with `rsvlm index add {folder} PATH... --table {address.uri}`"
+            ) from error
+        _require_made_with(encoder, found, folder)
+        with _new_folder(folder) as whole:
+            address.save(whole)
+        return cls.open(folder, encoder)
 
     @classmethod
     def open(cls, path: AnyPath, encoder: ArchiveEncoder | None = None) -> Archive:
@@ -116,14 +168,9 @@ class Archive:
 
         Raises ArchiveError for what is no archive, damaged or newer, FingerprintError for another encoder's.
         """
-        folder = Path(os.path.abspath(path))
+        folder = archive_folder(path)
         table = ChipTable.open(folder)
-        config = table.config
-        if encoder is not None and encoder.fingerprint != config.fingerprint:
-            raise FingerprintError(
-                f"{folder} was made with encoder {config.encoder} ({config.fingerprint[:12]}), not with {encoder.name} "
-                f"({encoder.fingerprint[:12]}); open it with the first, or make a new archive with the second"
-            )
+        _require_made_with(encoder, table.config, folder)
         return cls(folder, table, encoder)
 
     def __enter__(self) -> Archive:
@@ -141,6 +188,16 @@ class Archive:
     def config(self) -> ArchiveConfig:
         """Encoder, chip size and format."""
         return self._generation.table.config
+
+    @property
+    def table(self) -> str:
+        """Path or URI of its table."""
+        return self._generation.table.address.uri
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the table lies on object storage, which answers for its files; for those here sums are kept."""
+        return self._generation.table.address.is_remote
 
     def refresh(self) -> None:
         """See what has been written since."""
@@ -339,6 +396,8 @@ class Archive:
         facts = table.summary()
         return {
             "path": str(self.folder),
+            "table": self.table if self.is_remote else TABLE,
+            "checksums": "left to the object storage" if self.is_remote else "of every file of the table",
             "format_version": config.format_version,
             "encoder": {"name": config.encoder, "fingerprint": config.fingerprint},
             "dim": config.dim,
@@ -352,11 +411,16 @@ class Archive:
         }
 
     def verify(self) -> list[str]:
-        """Every problem found by reading all of the table and the index; an empty list means it is whole."""
+        """Every problem found by reading all of the table and the index; an empty list means it is whole.
+
+        Files of a table on object storage have no sums here: that they come as they were written is its own business.
+        """
         table = ChipTable.open(self.folder)
         problems = table_problems(table)
         if problems:  # an index of a damaged table says nothing
             return problems
+        if table.address.is_remote and importlib.util.find_spec("faiss"):  # another machine may have written
+            extend_index(table, self.folder, texts=self._texts())
         index = index_problem(self.folder, table)
         return [] if index is None else [f"the search index is not usable: {index}"]
 
@@ -369,13 +433,12 @@ class Archive:
     @staticmethod
     def mend(path: AnyPath) -> RepairReport:
         """Bring an archive that may not even open back to a whole state; says what was lost, to be added again."""
-        folder = Path(os.path.abspath(path))
-        if not (folder / TABLE).is_dir():
-            raise ArchiveError(f"{folder} is no archive; there is nothing to repair")
+        folder = archive_folder(path)
+        address = table_address(folder)
         with _locked(folder):
             report = mend_table(folder)
             prune(folder, keep=None)
-            note_files(folder, folder / TABLE)
+            note_table(folder, address)
             open_index(ChipTable.open(folder), folder)
         return report
 
@@ -394,7 +457,7 @@ class Archive:
             yield table
             if table.version != before or not noted(self.folder, manifest_of(table.dataset)):  # a writer was killed
                 table.tidy()
-                note_files(self.folder, self.folder / TABLE)
+                note_table(self.folder, table.address)
                 previous = self._generation.index
                 self._generation = _Generation(ChipTable.open(self.folder))
                 if importlib.util.find_spec("faiss"):
@@ -474,6 +537,43 @@ class Archive:
                 f"a query vector has {self.config.dim} finite numbers that are not all 0; got shape {vector.shape}"
             )
         return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A place to make an archive in, which appears at `folder` whole or not at all."""
+    if (folder / TABLE).exists() or (folder / POINTER).exists():
+        raise ArchiveError(f"{folder} is an archive already; open it, or give another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and any(folder.iterdir()):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+            whole = Path(beside, "archive")
+            whole.mkdir()
+            yield whole
+            whole.rename(folder)
+    except OSError as error:
+        raise ArchiveError(f"no archive can be made at {folder} ({error.strerror or error})") from error
+
+
+def _create_remote(address: TableAddress, config: ArchiveConfig, folder: Path) -> None:
+    """Write an empty table to object storage; raises ArchiveError where one is or none can be."""
+    try:
+        ChipTable.create(folder, config, address)
+    except LANCE_ERRORS as error:
+        raise ArchiveError(
+            f"no new table can be made at {address.uri} ({str(error)[:200]}); see to its connection and keys, or take "
+            f"one that is there with `rsvlm index attach {folder} {address.uri}`"
+        ) from error
+
+
+def _require_made_with(encoder: ArchiveEncoder | None, config: ArchiveConfig, folder: Path) -> None:
+    if encoder is not None and encoder.fingerprint != config.fingerprint:
+        raise FingerprintError(
+            f"{folder} was made with encoder {config.encoder} ({config.fingerprint[:12]}), not with {encoder.name} "
+            f"({encoder.fingerprint[:12]}); open it with the first, or make a new archive with the second"
+        )
 
 
 @contextmanager

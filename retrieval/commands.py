@@ -42,13 +42,17 @@ def add(
         str | None, typer.Option(metavar="ADDRESS", help="Do the work on this Ray cluster; 'local' starts one here.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Workers with --ray.", min=1)] = 2,
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Where the table of a new archive lies, as s3://bucket/path; else with it."),
+    ] = None,
 ) -> None:
     """Add images; what is there already is left alone, what changed is replaced."""
     from rsvlm.cli import list_failures
     from rsvlm.files import require_imagery
 
     require_imagery(paths)
-    opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride)
+    opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride, table)
     if ray is None:
         report = opened.add(paths, sensor=sensor)
     else:
@@ -63,6 +67,18 @@ def add(
         err=True,
     )
     list_failures(tuple(report.failed))
+
+
+@app.command()
+def attach(
+    archive: ArchivePath,
+    table: Annotated[str, typer.Argument(metavar="URI", help="As s3://bucket/path.", show_default=False)],
+) -> None:
+    """Make an archive of a table that is on object storage already, as on a second machine."""
+    from retrieval import Archive
+
+    count = len(Archive.attach(archive, table))
+    typer.echo(f"{count} chips in {archive}; the first search builds its index", err=True)
 
 
 @app.command()
@@ -139,13 +155,15 @@ def verify(archive: ArchivePath) -> None:
     """Read everything and list what is damaged; exit 1 if anything is."""
     from retrieval import Archive
 
-    problems = Archive.open(archive).verify()
+    opened = Archive.open(archive)
+    problems = opened.verify()
     for problem in problems:
         typer.echo(problem)
     if problems:
         typer.echo(f"{len(problems)} problems; mend them with: rsvlm index repair {archive}", err=True)
         raise typer.Exit(1)
-    typer.echo("whole", err=True)
+    kept = "; that its files are as they were written is left to the object storage" if opened.is_remote else ""
+    typer.echo(f"whole{kept}", err=True)
 
 
 @app.command()
@@ -206,16 +224,21 @@ def search(
             typer.echo(f"[{hit.rank}] {hit.score:.3f}  {hit.sensor}  {hit.acquired or 'no date'}  {hit.path} ({place})")
 
 
-def _opened_or_made(path: Path, encoder: ArchiveEncoder, chip: int | None, stride: int | None) -> Archive:
+def _opened_or_made(
+    path: Path, encoder: ArchiveEncoder, chip: int | None, stride: int | None, table: str | None = None
+) -> Archive:
     """The archive there, or a new one; raises ArchiveError where one is there with other chips than these."""
     from retrieval import Archive
     from rsvlm.errors import ArchiveError
 
     if not (path.exists() and any(path.iterdir())):
         side = DEFAULT_CHIP if chip is None else chip
-        return Archive.create(path, encoder, chip=side, stride=side if stride is None else stride)
+        return Archive.create(path, encoder, chip=side, stride=side if stride is None else stride, table=table)
     archive = Archive.open(path, encoder)
-    for name, wanted, own in (("chip", chip, archive.config.chip), ("stride", stride, archive.config.stride)):
+    place = None if table is None else table.rstrip("/")
+    config = archive.config
+    fixed = (("chip", chip, config.chip), ("stride", stride, config.stride), ("table", place, archive.table))
+    for name, wanted, own in fixed:
         if wanted not in (None, own):
             raise ArchiveError(
                 f"{path} has --{name} {own}, which cannot change; got {wanted}; leave the option out, or make a new "

@@ -12,8 +12,7 @@ from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 
 from retrieval.filters import text_sql
-from retrieval.store import LANCE_ERRORS
-from rsvlm.errors import ArchiveError
+from retrieval.store import LANCE_ERRORS, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,21 +67,23 @@ class Part:
             return None
 
 
-def write_rows(rows: pa.Table | pa.RecordBatchReader, uri: str) -> tuple[dict[str, Any], ...]:
+def write_rows(
+    rows: pa.Table | pa.RecordBatchReader, uri: str, storage_options: dict[str, str] | None = None
+) -> tuple[dict[str, Any], ...]:
     """Write rows as fragments beside the table at `uri`, a path or any URI Lance knows; no reader sees them yet."""
     try:
-        written = write_fragments(rows, uri, schema=rows.schema, mode="append")
+        written = write_fragments(rows, uri, schema=rows.schema, mode="append", storage_options=storage_options)
     except LANCE_ERRORS as error:
-        raise _not_written(error) from error
+        raise not_written(error) from error
     return tuple(fragment.to_json() for fragment in written)
 
 
-def fragments_whole(part: Part, uri: str) -> bool:
+def fragments_whole(part: Part, uri: str, storage_options: dict[str, str] | None = None) -> bool:
     """Whether every data file of a part is still there and complete."""
     try:
         for fragment in part.fragments:
             for name in _data_files(fragment):
-                LanceFileReader(f"{uri}/data/{name}").metadata()
+                LanceFileReader(f"{uri}/data/{name}", storage_options=storage_options).metadata()
     except LANCE_ERRORS:
         return False
     return True
@@ -129,6 +130,7 @@ def commit_parts(table: ChipTable, fragments: Iterable[dict[str, Any]], outdated
 
     Raises ArchiveError where it cannot be written; then the table is as it was.
     """
+    table.require_newest()
     added = [FragmentMetadata.from_json(json.dumps(fragment)) for fragment in fragments]
     try:
         removed, updated = _without(table, outdated) if outdated else ([], [])
@@ -138,7 +140,7 @@ def commit_parts(table: ChipTable, fragments: Iterable[dict[str, Any]], outdated
             )
             table.dataset = lance.LanceDataset.commit(table.dataset, change, read_version=table.version)
     except LANCE_ERRORS as error:
-        raise _not_written(error) from error
+        raise not_written(error) from error
 
 
 def _without(table: ChipTable, outdated: str) -> tuple[list[int], list[FragmentMetadata]]:
@@ -157,10 +159,3 @@ def _without(table: ChipTable, outdated: str) -> tuple[list[int], list[FragmentM
 
 def _data_files(fragment: dict[str, Any]) -> list[str]:
     return [file["path"] for file in fragment["files"]]
-
-
-def _not_written(error: Exception) -> ArchiveError:
-    return ArchiveError(
-        f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
-        "make room or mend the folder, then repeat the command"
-    )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
 
 from retrieval.filters import text_sql
+from retrieval.objects import StoredObjects
 from retrieval.store import (
     LANCE_ERRORS,
-    TABLE,
     UNIT_TOLERANCE,
     ChipTable,
     damaged,
     read_config,
+    table_address,
     vectors_in,
 )
 from retrieval.sums import (
@@ -31,7 +33,7 @@ from retrieval.sums import (
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from retrieval.address import TableAddress
 
 SOME_FILES = "some files (part of the table could not be read; what is still there is left alone)"
 NEWER_FILES = "some files (the newest version of the table could not be read; also remove again what was removed last)"
@@ -62,14 +64,14 @@ def table_problems(table: ChipTable) -> list[str]:
 
 def mend_table(folder: Path) -> RepairReport:
     """Leave out what cannot be read, and forget files whose chips are not all there and sound."""
-    actions, lost = [], set()
+    actions, lost, address = [], set(), table_address(folder)
     if noted_damage(folder):
         forget_notes(folder)
         actions.append("noted the sizes and sums of all files anew; the notes were damaged")
     newest_gone = newest_problem(folder) is not None
-    set_aside = _newest_readable(folder)
+    set_aside = _newest_readable(folder, address)
     if set_aside or newest_gone:
-        note_files(folder, folder / TABLE)
+        note_table(folder, address)
         lost.add(NEWER_FILES)
         set_aside = max(1, set_aside)
         actions.append(f"went back over {set_aside} unreadable version(s) of the table")
@@ -89,13 +91,18 @@ def mend_table(folder: Path) -> RepairReport:
     return RepairReport(tuple(actions), tuple(sorted(lost)))
 
 
-def _newest_readable(folder: Path) -> int:
+def note_table(folder: Path, address: TableAddress) -> None:
+    """Note sizes and sums of the table's files; those on object storage are left to its own checks."""
+    if not address.is_remote:
+        note_files(folder, Path(address.uri))
+
+
+def _newest_readable(folder: Path, address: TableAddress) -> int:
     """Set unreadable manifests of the table aside until one opens; how many those were."""
-    versions = folder / TABLE / "_versions"
-    manifests = sorted(versions.glob("*.manifest"))  # Lance names them so that the newest sorts first
+    manifests = _manifests(address)
     for count, manifest in enumerate([*manifests, None]):
         try:
-            dataset = lance.dataset(str(folder / TABLE))
+            dataset = address.dataset()
             changed = changed_files(folder, manifest_of(dataset), thorough=True)
             if changed and manifest is not None:
                 raise OSError(*changed.values())
@@ -105,26 +112,54 @@ def _newest_readable(folder: Path) -> int:
         except LANCE_ERRORS as error:
             if manifest is None:
                 raise damaged(folder, error) from error
-            manifest.rename(manifest.with_suffix(".damaged"))
-            (versions / "latest_version_hint.json").unlink(missing_ok=True)
+            _set_aside(address, manifest)
         else:
             return count
     return len(manifests)
 
 
+def _manifests(address: TableAddress) -> list[str]:
+    """Manifests of all versions, the newest first, for so Lance names them."""
+    if address.is_remote:
+        return StoredObjects(address).manifests()
+    table = Path(address.uri)
+    return sorted(path.relative_to(table).as_posix() for path in table.glob("_versions/*.manifest"))
+
+
+def _set_aside(address: TableAddress, manifest: str) -> None:
+    """Keep a manifest under a name that Lance passes over."""
+    if address.is_remote:
+        StoredObjects(address).set_aside(manifest)
+        return
+    path = Path(address.uri, manifest)
+    path.rename(path.with_suffix(".damaged"))
+    (path.parent / "latest_version_hint.json").unlink(missing_ok=True)
+
+
 def _broken_fragments(table: ChipTable) -> set[int]:
-    """Parts whose files hold other bytes than were written, or that Lance cannot read."""
+    """Parts whose files hold other bytes than were written, or that Lance cannot read.
+
+    Raises ArchiveError for a part on object storage that does not answer: what cannot be had now is not lost.
+    """
     broken = set()
     for part in table.dataset.get_fragments():
         if noted_damage(table.folder) is None and changed_files(table.folder, files_in(part), thorough=True):
             broken.add(part.fragment_id)
-            continue
-        try:
-            for _ in part.to_batches():
-                pass
-        except LANCE_ERRORS:
-            broken.add(part.fragment_id)
+        elif not _readable(part):
+            if table.address.is_remote:
+                StoredObjects(table.address).require_answer(files_in(part))
+            if not table.address.is_remote or not _readable(part):
+                broken.add(part.fragment_id)
     return broken
+
+
+def _readable(part: lance.LanceFragment) -> bool:
+    try:
+        for _ in part.to_batches():
+            pass
+    except LANCE_ERRORS:
+        return False
+    return True
 
 
 def _unsound_files(table: ChipTable) -> dict[tuple[str, str], str]:

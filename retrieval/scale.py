@@ -95,7 +95,8 @@ def task_for(archive: Archive, table: ChipTable, sensor: Sensor | None) -> Task:
     """The task of an archive; parts staged for another encoder, chip size or sensor lie in another folder."""
     config = archive.config
     key = digest([config.fingerprint, config.chip, config.stride, repr(sensor)])
-    return Task(str(table.dataset.uri), archive.folder / STAGING / key[:16], config, sensor)
+    address, staging = table.address, archive.folder / STAGING / key[:16]
+    return Task(address.uri, staging, config, sensor, storage_options=address.storage_options)
 
 
 def finish(table: ChipTable, plan: Sequence[Intake], parts: Sequence[Part]) -> None:

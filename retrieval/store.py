@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retrieval.address import POINTER, TableAddress, remote_address
 from retrieval.filters import text_sql
 from retrieval.placing import lonlat_bounds as lonlat_bounds  # where others look for it
 from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
 from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
-from rsvlm.errors import ArchiveError, QueryError
+from rsvlm.errors import ArchiveBusyError, ArchiveError, QueryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -136,31 +137,33 @@ def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
 class ChipTable:
     """The table at one version. Reading never sees what is written after it was opened; writing moves it on."""
 
-    def __init__(self, dataset: lance.LanceDataset, config: ArchiveConfig) -> None:
+    def __init__(self, dataset: lance.LanceDataset, config: ArchiveConfig, address: TableAddress, folder: Path) -> None:
         self.dataset = dataset
         self.config = config
+        self.address = address
+        self.folder = folder  # of the archive
         self._selections: dict[str, NDArray[np.int64]] = {}
         self._sound = False
 
     @classmethod
-    def create(cls, folder: Path, config: ArchiveConfig) -> ChipTable:
-        """Write an empty table into a folder."""
-        schema = schema_for(config)
-        return cls(lance.write_dataset(schema.empty_table(), str(folder / TABLE), schema=schema), config)
+    def create(cls, folder: Path, config: ArchiveConfig, address: TableAddress | None = None) -> ChipTable:
+        """Write an empty table into a folder, or where its address says; raises what Lance raises, as OSError."""
+        schema, at = schema_for(config), address or TableAddress(str(folder / TABLE))
+        dataset = lance.write_dataset(schema.empty_table(), at.uri, schema=schema, storage_options=at.storage_options)
+        return cls(dataset, config, at, folder)
 
     @classmethod
     def open(cls, folder: Path) -> ChipTable:
         """Open the newest version; raises ArchiveError for what is missing, damaged or newer than this software."""
-        if not (folder / TABLE).is_dir():
-            raise ArchiveError(f"{folder} is no archive; make one with `rsvlm index add {folder} PATH...`")
+        address = table_address(folder)
         problem = None if noted_damage(folder) else newest_problem(folder)
         if problem is not None:
             raise damaged(folder, ArchiveError(problem))
         try:
-            dataset = lance.dataset(str(folder / TABLE))
+            dataset = address.dataset()
         except LANCE_ERRORS as error:
             raise damaged(folder, error) from error
-        return cls(dataset, read_config(dataset.schema, folder))
+        return cls(dataset, read_config(dataset.schema, folder), address, folder)
 
     @property
     def version(self) -> int:
@@ -178,12 +181,22 @@ class ChipTable:
     def replace(self, rows: pa.Table, *, fresh: bool = False) -> None:
         """In one commit, put these rows in place of every row of the same files, by path or by content.
 
-        `fresh` says that there are none, so that nobody needs to look.
+        `fresh` says that there are none, so that nobody needs to look. Raises ArchiveError, ArchiveBusyError where
+        another machine writes to a table on object storage.
         """
+        before = self.version
+        self._put(rows, fresh=fresh)
+        if self.address.is_remote and self.version > before + 1:
+            raise ArchiveBusyError(
+                f"another machine wrote to {self.address.uri} in the same moment, and some chips may be there twice; "
+                f"run `rsvlm index verify {self.folder}` once it is done"
+            )
+
+    def _put(self, rows: pa.Table, *, fresh: bool) -> None:
         outdated = (
             f"path IN ({_listed(_once(rows['path']))}) OR content_hash IN ({_listed(_once(rows['content_hash']))})"
         )
-        with _committing():
+        with self._committing():
             if fresh or not self.dataset.count_rows(filter=outdated):  # no need to join with every row there is
                 self.dataset = lance.write_dataset(self._widened(rows), self.dataset, mode="append")
                 return
@@ -215,7 +228,7 @@ class ChipTable:
         if len(pc.unique(values[on])) != values.num_rows or values[on].null_count:
             raise QueryError(f"every {on} is named once in the columns to add; some are missing or come twice")
         wanted = values.cast(pa.schema([_plain_field(field, on) for field in values.schema]))
-        with _committing():
+        with self._committing():
             outdated = [name for name in names if name in self.added_columns]
             if outdated:
                 self.dataset.drop_columns(outdated)
@@ -224,7 +237,7 @@ class ChipTable:
 
     def remove(self, condition: str) -> int:
         """Delete the rows that meet an SQL condition in one commit, and say how many they were."""
-        with _committing():
+        with self._committing():
             count = int(self.dataset.count_rows(filter=condition))
             if count:
                 self.dataset.delete(condition)
@@ -234,9 +247,11 @@ class ChipTable:
         """Join many small fragments and forget versions older than a day.
 
         Only fragments smaller than a tier are joined, and only when there are several, so that every row is written a
-        few times at most however often a little is added.
+        few times at most however often a little is added. Where another machine is writing, it is left to that.
         """
-        with _committing():
+        if not self._is_newest():
+            return
+        with self._committing():
             rows = [part.count_rows() for part in self.dataset.get_fragments()]
             small = (tier for tier in TIERS if sum(count < tier for count in rows) > MANY_FRAGMENTS // len(TIERS))
             if len(rows) > MANY_FRAGMENTS and (tier := next(small, None)) is not None:
@@ -316,14 +331,20 @@ class ChipTable:
         with self._reading():
             columns = self.dataset.to_table(columns=["sensor", "content_hash", "acquired"])
         days = pc.min_max(columns["acquired"]).as_py()
-        size = sum(path.stat().st_size for path in Path(self.dataset.uri).rglob("*") if path.is_file())
         return {
             "chips": columns.num_rows,
             "files": len(columns["content_hash"].unique()),
             "sensors": dict(sorted(Counter(columns["sensor"].to_pylist()).items())),
             "acquired": [None if day is None else day.isoformat() for day in (days["min"], days["max"])],
-            "bytes": size,
+            "bytes": self._bytes(),
         }
+
+    def _bytes(self) -> int:
+        """Of all files where they are on this machine; on object storage of this version's chips."""
+        if not self.address.is_remote:
+            return sum(path.stat().st_size for path in Path(self.dataset.uri).rglob("*") if path.is_file())
+        parts = self.dataset.get_fragments()
+        return sum(file.file_size_bytes or 0 for part in parts for file in part.metadata.files)
 
     def files(self, paths: Iterable[Path | str] = (), hashes: Iterable[str] = ()) -> list[Stored]:
         """Every file with rows here, sorted by path; given some, those that have one of the paths or contents."""
@@ -354,10 +375,23 @@ class ChipTable:
                 raise damaged(self.folder, ArchiveError(next(iter(problems.values()))))
             self._sound = True
 
-    @property
-    def folder(self) -> Path:
-        """Where the archive is."""
-        return Path(self.dataset.uri).parent
+    def _is_newest(self) -> bool:
+        return not self.address.is_remote or int(self.dataset.latest_version) == self.version
+
+    def require_newest(self) -> None:
+        """Raise ArchiveBusyError where another machine wrote to the table meanwhile: the archive's lock is local."""
+        if not self._is_newest():
+            raise ArchiveBusyError(
+                f"another machine is writing to {self.address.uri}; wait until it is done, then repeat the command"
+            )
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        try:
+            self.require_newest()
+            yield
+        except LANCE_ERRORS as error:
+            raise error if isinstance(error, ArchiveError) else not_written(error) from error
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -384,20 +418,30 @@ def read_config(schema: pa.Schema, folder: Path) -> ArchiveConfig:
     )
 
 
+def table_address(folder: Path) -> TableAddress:
+    """Where the table of an archive is; raises ArchiveError for a folder that is none."""
+    address = remote_address(folder)
+    if address is None and not (folder / TABLE).is_dir():
+        raise ArchiveError(f"{folder} is no archive; make one with `rsvlm index add {folder} PATH...`")
+    return address or TableAddress(str(folder / TABLE))
+
+
+def not_written(error: Exception) -> ArchiveError:
+    """The error for a commit that failed."""
+    return ArchiveError(
+        f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
+        "make room or mend the folder, or see to the object storage, then repeat the command"
+    )
+
+
 def damaged(folder: Path, error: Exception) -> ArchiveError:
     """The error for a table that cannot be read."""
+    if (folder / POINTER).exists():
+        return ArchiveError(
+            f"the table of {folder} on object storage cannot be read ({str(error)[:200]}); see to its connection and "
+            f"keys, and if they are well, run `rsvlm index repair {folder}`"
+        )
     return ArchiveError(f"the table of {folder} is damaged ({str(error)[:120]}); run `rsvlm index repair {folder}`")
-
-
-@contextmanager
-def _committing() -> Iterator[None]:
-    try:
-        yield
-    except LANCE_ERRORS as error:
-        raise ArchiveError(
-            f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
-            "make room or mend the folder, then repeat the command"
-        ) from error
 
 
 def _kind_of(kind: pa.DataType) -> str:

@@ -42,6 +42,7 @@ class Task:
     config: ArchiveConfig
     sensor: Sensor | None = None
     batch: int = 64
+    storage_options: dict[str, str] | None = None
 
     def record(self, unit: Sequence[Content]) -> Path:
         """Where a finished unit is noted."""
@@ -66,7 +67,7 @@ def in_units(work: Sequence[Content], workers: int) -> list[tuple[Content, ...]]
 def embed_unit(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> Part:
     """Read, encode and write one unit, once: what was noted as finished is not done again, nor parts of large files."""
     kept = Part.load(task.record(unit))
-    if kept is not None and fragments_whole(kept, task.uri):
+    if kept is not None and _whole(kept, task):
         return kept
     log = task.record(unit).with_suffix(".attempts")
     groups, failed = _attempt(unit, log)
@@ -83,7 +84,7 @@ def embed_unit(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> 
             else:
                 failed.append((content[0], problem))
     rows = pa.concat_tables(tables) if tables else None
-    written = () if rows is None else write_rows(rows, task.uri)
+    written = () if rows is None else write_rows(rows, task.uri, task.storage_options)
     part = Part(written, tuple(contents), tuple(failed), 0 if rows is None else rows.num_rows, skipped)
     part.save(task.record(unit))
     return part
@@ -96,12 +97,16 @@ def staged_parts(task: Task, table: ChipTable, work: Sequence[Content]) -> list[
     for record in sorted(task.staging.glob("*.json")):
         part = Part.load(record)
         wanted = part is not None and bool(part.contents) and open_work.issuperset(part.contents)
-        if part is None or not wanted or fragment_files(part) & committed or not fragments_whole(part, task.uri):
+        if part is None or not wanted or fragment_files(part) & committed or not _whole(part, task):
             record.unlink()
             continue
         open_work -= set(part.contents)
         taken.append(Part(part.fragments, part.contents, (), part.rows, part.skipped))  # what failed is tried again
     return taken
+
+
+def _whole(part: Part, task: Task) -> bool:
+    return fragments_whole(part, task.uri, task.storage_options)
 
 
 def _embedded(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> Iterator[tuple[Content, EmbeddedChips]]:

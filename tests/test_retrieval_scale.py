@@ -12,6 +12,7 @@ import pytest
 from fakes import TinyEncoder, write_raster
 
 from retrieval import Archive, scale
+from retrieval.address import TableAddress
 from retrieval.cluster import Pool, UnitWorker
 from retrieval.embed import embed_rasters
 from retrieval.parts import Part, commit_parts, fragments_whole, outdated_rows, write_rows
@@ -287,7 +288,8 @@ def test_parts_are_written_and_committed_at_a_uri(archive, scenes, tmp_path):
     rows = ChipTable.open(archive.folder).dataset.to_table()
     uri = f"file://{tmp_path}/bucket/chips.lance"
     schema = schema_for(archive.config)
-    table = ChipTable(lance.write_dataset(schema.empty_table(), uri, schema=schema), archive.config)
+    dataset = lance.write_dataset(schema.empty_table(), uri, schema=schema)
+    table = ChipTable(dataset, archive.config, TableAddress(uri), archive.folder)
     for third in (rows.slice(0, 9), rows.slice(9, 15)):
         part = Part(write_rows(third, uri))
         assert fragments_whole(part, uri)
