@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.metrics.ranking import best_within, mean_statistics, ranks_within, recall_statistics, score_blocks
 from eval.statistics import intervals
-from retrieval.archive import MAX_K
+from retrieval.asking import MAX_K
 from rsvlm.errors import EvaluationError
 
 if TYPE_CHECKING:

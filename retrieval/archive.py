@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
-import tempfile
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from retrieval.adding import Adding, AddReport
-from retrieval.address import POINTER, TableAddress, archive_folder
-from retrieval.embed import Job, PixelEncoder, embed_rasters
-from retrieval.filters import all_of, bbox_sql, dates_sql, text_sql, where_sql
+from retrieval.address import TableAddress, archive_folder
+from retrieval.asking import condition_sql, encoder_for, hits_of, query_vector, query_vectors, require_page
+from retrieval.embed import Job, embed_rasters
+from retrieval.filters import text_sql
+from retrieval.folder import create_remote, locked, new_folder, readable
 from retrieval.index import VectorIndex, build_index, extend_index, index_facts, index_problem, open_index, prune
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
@@ -32,14 +31,13 @@ from retrieval.store import (
     TABLE,
     ArchiveConfig,
     ChipTable,
-    damaged,
     read_config,
     table_address,
     unit,
     vectors_in,
 )
 from retrieval.sums import manifest_of, noted
-from rsvlm.errors import ArchiveBusyError, ArchiveError, FingerprintError, QueryError
+from rsvlm.errors import ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files
 from rsvlm.scene import Scene
 from rsvlm.sensors import find_sensor
@@ -52,37 +50,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from retrieval.asking import ArchiveEncoder
     from rsvlm.answer import Hit
     from rsvlm.sensors import Sensor
 
     AnyPath = str | os.PathLike[str]
 
 MAX_CHIP = 4096  # pixels; a batch of larger ones does not fit into memory
-MAX_K = 10_000
-MAX_QUERY = 10_000  # characters
-LOCK_SECONDS = 2.0
-
-
-class ArchiveEncoder(PixelEncoder, Protocol):
-    """What an archive needs of an encoder."""
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Sha256 over weights and preprocessing."""
-        ...
-
-    def encode_scenes(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
-        """Embed N scenes: (N, D), unit length."""
-        ...
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed N texts: (N, D), unit length."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -124,10 +98,10 @@ class Archive:
         remote = table is not None or storage_options is not None
         address = TableAddress.on_storage(table or "", storage_options) if remote else None
         config = ArchiveConfig(encoder.name, encoder.fingerprint, encoder.dim, chip, stride)
-        with _new_folder(folder) as whole:
+        with new_folder(folder) as whole:
             if address is not None:
                 address.save(whole)
-                _create_remote(address, config, folder)
+                create_remote(address, config, folder)
             else:
                 note_table(whole, ChipTable.create(whole, config).address)
         return cls(folder, ChipTable.open(folder), encoder)
@@ -158,7 +132,7 @@ class Archive:
                 f"or make a new one with `rsvlm index add {folder} PATH... --table {address.uri}`"
             ) from error
         _require_made_with(encoder, found, folder)
-        with _new_folder(folder) as whole:
+        with new_folder(folder) as whole:
             address.save(whole)
         return cls.open(folder, encoder)
 
@@ -220,7 +194,7 @@ class Archive:
         the same call goes on from there. A file whose size, times and number are those of an earlier add is not read.
         Raises ArchiveBusyError while someone else writes. Files that cannot be read are listed as failed.
         """
-        encoder = self._encoder_for("adding")
+        encoder = encoder_for("adding", self.encoder)
         wanted = None if sensor is None else find_sensor(sensor)
         files, missing = imagery_files(as_paths(paths))
         with self._writing() as table:
@@ -280,22 +254,20 @@ class Archive:
         the best ones: pages of one open archive neither overlap nor leave gaps. `apart_km` passes over chips whose
         middle is nearer than that to a better one's. Raises QueryError.
         """
-        _require_page(k, offset, apart_km)
+        require_page(k, offset, apart_km)
         asked = query if isinstance(query, Query) else None
-        condition = self._condition(where, bbox, start, end)
-        vector = self._query_vector(query)
+        condition = condition_sql(self._generation.table, where, bbox, start, end)
+        vector = query_vector(query, self.encoder, self.config.dim)
         generation = self._indexed()
         table, index = generation.table, generation.index
         if index is None or not len(table):
             return []
         near = asked if asked is not None and asked.near is not None else None
-        try:
+        with readable(self.folder):
             allowed = None if condition is None else table.addresses(condition)
             ranking = Ranking(table, index, vector, allowed, near)
             page = ranking.page(int(k), int(offset), min_score=min_score, apart_km=apart_km)
-            return self._hits(table, [page], offset)[0]
-        except LANCE_ERRORS as error:
-            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
+            return hits_of(table, [page], offset)[0]
 
     def search_many(
         self, queries: Sequence[str] | NDArray[np.float32], k: int = 10, *, where: str | None = None
@@ -304,16 +276,16 @@ class Archive:
 
         Raises QueryError for any query that cannot be answered.
         """
-        _require_page(k, 0, None)
-        condition = self._condition(where, None, None, None)
+        require_page(k)
+        condition = condition_sql(self._generation.table, where)
         if not len(queries):
             return []
-        vectors = np.stack([self._query_vector(query) for query in self._encoded(queries)])
+        vectors = query_vectors(queries, self.encoder, self.config.dim)
         generation = self._indexed()
         table, index = generation.table, generation.index
         if index is None or not len(table):
             return [[] for _ in queries]
-        try:
+        with readable(self.folder):
             allowed = None if condition is None else table.addresses(condition)
             found = index.search(vectors, DEPTHS[0], allowed)
             rankings = [
@@ -321,9 +293,7 @@ class Archive:
                 for vector, first in zip(vectors, found, strict=True)
             ]
             pages = [ranking.page(int(k), 0, min_score=None, apart_km=None) for ranking in rankings]
-            return self._hits(table, pages, 0)
-        except LANCE_ERRORS as error:
-            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
+            return hits_of(table, pages)
 
     def chip(self, chip_id: str) -> Hit:
         """One chip by its id, as a hit of rank 0 and score 1; raises QueryError where there is none."""
@@ -346,16 +316,14 @@ class Archive:
 
         Comes in blocks; `where` is as in `search`. Raises QueryError, and ArchiveError for a damaged table.
         """
-        condition = self._condition(where, None, None, None)
+        condition = condition_sql(self._generation.table, where)
         dataset = self._generation.table.dataset
-        try:
+        with readable(self.folder):
             self._generation.table.require_sound()
             for batch in dataset.to_batches(columns=["chip_id", "path", "vector"], filter=condition):
                 if batch.num_rows:
                     stored = unit(vectors_in(batch, self.config.dim))
                     yield batch["chip_id"].to_pylist(), batch["path"].to_pylist(), stored
-        except LANCE_ERRORS as error:
-            raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
 
     @property
     def index_kind(self) -> str:
@@ -373,9 +341,9 @@ class Archive:
         if not 0 < recall <= 1:
             raise QueryError(f"a recall to tune to is over 0 and at most 1; got {recall}")
         require_kind(kind)
-        with _locked(self.folder):
+        with locked(self.folder):
             table = ChipTable.open(self.folder)
-            with _readable(self.folder):
+            with readable(self.folder):
                 index = build_index(table, self.folder, kind=kind, target=recall, texts=self._texts())
             self._generation = _Generation(table, index)
             prune(self.folder, keep=table.version)
@@ -435,22 +403,17 @@ class Archive:
         """Bring an archive that may not even open back to a whole state; says what was lost, to be added again."""
         folder = archive_folder(path)
         address = table_address(folder)
-        with _locked(folder):
+        with locked(folder):
             report = mend_table(folder)
             prune(folder, keep=None)
             note_table(folder, address)
             open_index(ChipTable.open(folder), folder)
         return report
 
-    def _encoder_for(self, purpose: str) -> ArchiveEncoder:
-        if self.encoder is None:
-            raise ArchiveError(f"{purpose} needs an encoder; open the archive with Archive.open(path, encoder)")
-        return self.encoder
-
     @contextmanager
     def _writing(self) -> Iterator[ChipTable]:
         """The newest table, held by this writer alone; afterwards this archive sees what was written."""
-        with _locked(self.folder):
+        with locked(self.folder):
             table = ChipTable.open(self.folder)
             table.require_sound()
             before = table.version
@@ -467,7 +430,7 @@ class Archive:
     def _extend_index(self, previous: VectorIndex | None) -> None:
         """Index what was written; parts that were not in memory are not read for that."""
         table = self._generation.table
-        with _readable(self.folder):
+        with readable(self.folder):
             index = extend_index(table, self.folder, previous=previous, texts=self._texts())
         if all(segment.index is not None for segment in index.segments):
             self._generation = _Generation(table, index)
@@ -476,36 +439,6 @@ class Archive:
         encoder = self.encoder
         return None if encoder is None else lambda: encoder.encode_texts(TUNING_TEXTS)
 
-    def _condition(
-        self,
-        where: str | None,
-        bbox: tuple[float, float, float, float] | None,
-        start: date | None,
-        end: date | None,
-    ) -> str | None:
-        return all_of(
-            where_sql(where, self._generation.table.added_columns) if where is not None else "",
-            bbox_sql(bbox) if bbox is not None else "",
-            dates_sql(start, end),
-        )
-
-    def _hits(self, table: ChipTable, pages: list[list[tuple[float, int]]], offset: int) -> list[list[Hit]]:
-        """The hits of several pages, their rows read at once."""
-        added = tuple(table.added_columns)
-        rows = iter(table.take(np.array([row for page in pages for _, row in page], np.int64), (*HIT_COLUMNS, *added)))
-        return [
-            [to_hit(rank, score, next(rows), added) for rank, (score, _) in enumerate(page, start=offset + 1)]
-            for page in pages
-        ]
-
-    def _encoded(self, queries: Sequence[str] | NDArray[np.float32]) -> Sequence[Any]:
-        """Vectors as they are, texts through the encoder in one batch."""
-        if isinstance(queries, np.ndarray):
-            return list(queries)
-        if not all(isinstance(query, str) for query in queries):
-            raise QueryError("many queries are all texts, or one array of vectors (Q, D)")
-        return list(self._encoder_for("searching in words").encode_texts([_text(query) for query in queries]))
-
     def _indexed(self) -> _Generation:
         generation = self._generation
         if generation.index is not None:
@@ -513,59 +446,12 @@ class Archive:
         with self._opening:
             generation = self._generation
             if generation.index is None:
-                with _readable(self.folder):
+                with readable(self.folder):
                     index = open_index(generation.table, self.folder, texts=self._texts())
                 generation = _Generation(generation.table, index)
                 if self._generation.table is generation.table:  # not refreshed meanwhile
                     self._generation = generation
             return generation
-
-    def _query_vector(self, query: str | Scene | NDArray[np.float32] | Query) -> NDArray[np.float32]:
-        if isinstance(query, Query):
-            query = np.sum([weight * self._query_vector(part) for weight, part in query.parts()], axis=0)
-        elif isinstance(query, str):
-            query = self._encoder_for("searching in words").encode_texts([_text(query)])[0]
-        elif isinstance(query, Scene):
-            if not query.valid.any():
-                raise QueryError("the scene to search for has no valid pixel; give one that shows some ground")
-            query = self._encoder_for("searching by example").encode_scenes([query])[0]
-        elif not isinstance(query, np.ndarray) or query.dtype.kind not in "fiu":
-            raise QueryError(f"a search takes a text, a scene or a vector of numbers; got {type(query).__name__}")
-        vector = np.asarray(query, np.float64)
-        if vector.shape != (self.config.dim,) or not np.isfinite(vector).all() or not vector.any():
-            raise QueryError(
-                f"a query vector has {self.config.dim} finite numbers that are not all 0; got shape {vector.shape}"
-            )
-        return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A place to make an archive in, which appears at `folder` whole or not at all."""
-    if (folder / TABLE).exists() or (folder / POINTER).exists():
-        raise ArchiveError(f"{folder} is an archive already; open it, or give another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists() and any(folder.iterdir()):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            whole = Path(beside, "archive")
-            whole.mkdir()
-            yield whole
-            whole.rename(folder)
-    except OSError as error:
-        raise ArchiveError(f"no archive can be made at {folder} ({error.strerror or error})") from error
-
-
-def _create_remote(address: TableAddress, config: ArchiveConfig, folder: Path) -> None:
-    """Write an empty table to object storage; raises ArchiveError where one is or none can be."""
-    try:
-        ChipTable.create(folder, config, address)
-    except LANCE_ERRORS as error:
-        raise ArchiveError(
-            f"no new table can be made at {address.uri} ({str(error)[:200]}); see to its connection and keys, or take "
-            f"one that is there with `rsvlm index attach {folder} {address.uri}`"
-        ) from error
 
 
 def _require_made_with(encoder: ArchiveEncoder | None, config: ArchiveConfig, folder: Path) -> None:
@@ -574,38 +460,3 @@ def _require_made_with(encoder: ArchiveEncoder | None, config: ArchiveConfig, fo
             f"{folder} was made with encoder {config.encoder} ({config.fingerprint[:12]}), not with {encoder.name} "
             f"({encoder.fingerprint[:12]}); open it with the first, or make a new archive with the second"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        with FileLock(folder / "write.lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout as error:
-        raise ArchiveBusyError(f"another process is writing to {folder}; wait until it is done") from error
-    except PermissionError as error:
-        raise ArchiveError(f"{folder} cannot be written to ({error.strerror})") from error
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Raises ArchiveError, which names the repair, for a table that cannot be read."""
-    try:
-        yield
-    except LANCE_ERRORS as error:
-        raise error if isinstance(error, ArchiveError) else damaged(folder, error) from error
-
-
-def _text(query: str) -> str:
-    if not query.strip() or len(query) > MAX_QUERY:
-        raise QueryError(f"a text to search for has 1 to {MAX_QUERY} characters; got {len(query.strip())}")
-    return query.encode("utf-8", "replace").decode()  # lone surrogates are no text
-
-
-def _require_page(k: int, offset: int, apart_km: float | None) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-        raise QueryError(f"k is a whole number from 1 to {MAX_K}; got {k!r}")
-    if isinstance(offset, bool) or not isinstance(offset, int | np.integer) or not 0 <= offset <= MAX_K - k:
-        raise QueryError(f"an offset is a whole number from 0 to {MAX_K} - k; got {offset!r}")
-    if apart_km is not None and not 0 < apart_km < 20_100:
-        raise QueryError(f"apart_km is a distance on Earth in kilometres, over 0; got {apart_km!r}")

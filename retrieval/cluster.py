@@ -18,7 +18,7 @@ from rsvlm.errors import ArchiveError, FingerprintError, QueryError, RsvlmError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from retrieval.archive import ArchiveEncoder
+    from retrieval.asking import ArchiveEncoder
 
 CONNECT_SECONDS = 5.0
 OBJECT_STORE_BYTES = 2**28  # descriptors and counts only: no pixel travels between processes

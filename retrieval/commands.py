@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from retrieval import Archive
-    from retrieval.archive import ArchiveEncoder
+    from retrieval.asking import ArchiveEncoder
     from rsvlm.encoder.model import SpectralEncoder
 
 DEFAULT_CHIP = 256  # pixels

@@ -22,7 +22,8 @@ from rsvlm.sensors import find_sensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from retrieval.archive import AnyPath, Archive, ArchiveEncoder
+    from retrieval.archive import AnyPath, Archive
+    from retrieval.asking import ArchiveEncoder
     from retrieval.intake import Intake
     from retrieval.store import ChipTable
     from rsvlm.files import Failure

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval.address import POINTER, TableAddress, remote_address
+from retrieval.annotations import kind_of, plain_columns
 from retrieval.filters import text_sql
 from retrieval.placing import lonlat_bounds as lonlat_bounds  # where others look for it
 from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
 from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
-from rsvlm.errors import ArchiveBusyError, ArchiveError, QueryError
+from rsvlm.errors import ArchiveBusyError, ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -214,20 +214,12 @@ class ChipTable:
     def added_columns(self) -> dict[str, str]:
         """Columns that were added to the table, in order: name to kind, "text", "number", "time" or "flag"."""
         own = set(self.schema.names)
-        return {field.name: _kind_of(field.type) for field in self.dataset.schema if field.name not in own}
+        return {field.name: kind_of(field.type) for field in self.dataset.schema if field.name not in own}
 
     def annotate(self, values: pa.Table, on: str) -> tuple[str, ...]:
         """Add or replace columns in commits of their own; see `Archive.annotate`."""
-        names = [name for name in values.column_names if name != on]
-        own = [name for name in names if name in self.schema.names or not name.isidentifier() or iskeyword(name)]
-        if on not in ("path", "chip_id") or on not in values.column_names or not names or own:
-            raise QueryError(
-                'columns to add meet by a column "path" or "chip_id" and have names of their own, letters, digits and '
-                f"_; got {', '.join(values.column_names) or 'none'}, to meet by {on!r}"
-            )
-        if len(pc.unique(values[on])) != values.num_rows or values[on].null_count:
-            raise QueryError(f"every {on} is named once in the columns to add; some are missing or come twice")
-        wanted = values.cast(pa.schema([_plain_field(field, on) for field in values.schema]))
+        wanted = plain_columns(values, on, taken=self.schema.names)
+        names = [name for name in wanted.column_names if name != on]
         with self._committing():
             outdated = [name for name in names if name in self.added_columns]
             if outdated:
@@ -442,23 +434,6 @@ def damaged(folder: Path, error: Exception) -> ArchiveError:
             f"keys, and if they are well, run `rsvlm index repair {folder}`"
         )
     return ArchiveError(f"the table of {folder} is damaged ({str(error)[:120]}); run `rsvlm index repair {folder}`")
-
-
-def _kind_of(kind: pa.DataType) -> str:
-    if pa.types.is_boolean(kind):
-        return "flag"
-    if pa.types.is_timestamp(kind):
-        return "time"
-    return "number" if pa.types.is_floating(kind) or pa.types.is_integer(kind) else "text"
-
-
-def _plain_field(field: pa.Field, on: str) -> pa.Field:
-    """A field as the table keeps it; raises QueryError for kinds that no filter can compare."""
-    kinds = {"flag": pa.bool_(), "time": pa.timestamp("us", tz="UTC"), "number": pa.float64(), "text": pa.string()}
-    known = pa.types.is_string(field.type) or pa.types.is_large_string(field.type) or _kind_of(field.type) != "text"
-    if not known or (field.name == on and _kind_of(field.type) != "text"):
-        raise QueryError(f"a column holds texts, numbers, times or yes and no; {field.name} holds {field.type}")
-    return pa.field(field.name, kinds[_kind_of(field.type)])
 
 
 def vectors_in(batch: pa.RecordBatch, dim: int) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from retrieval.store import rows_of, schema_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from retrieval.archive import ArchiveEncoder
+    from retrieval.asking import ArchiveEncoder
     from retrieval.embed import EmbeddedChips
     from retrieval.store import ArchiveConfig, ChipTable
     from rsvlm.files import Failure

@@ -291,7 +291,7 @@ def test_without_an_encoder_an_archive_tells_about_itself_but_reads_no_words(ful
 
 
 def test_a_second_writer_is_told_to_wait(archive, folder, monkeypatch):
-    monkeypatch.setattr("retrieval.archive.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("retrieval.folder.LOCK_SECONDS", 0.1)
     with FileLock(archive.folder / "write.lock"):
         with pytest.raises(ArchiveBusyError, match="another process is writing"):
             add(archive, folder)
