@@ -1,7 +1,8 @@
 """The batched embedding core: readers bring raw chips, the device scales, masks and encodes, order is kept.
 
 A chip's vector depends on the chip alone: whatever the batch, the threads and the order of the files, the vectors of
-one encoder differ by rounding only, by less than 1e-5 in any component in float32 and 1e-2 in bfloat16.
+one encoder differ by rounding only, by less than 1e-5 in any component on a CPU, where its bfloat16 is used only if
+that holds, and 1e-2 in bfloat16 on a GPU.
 """
 
 from __future__ import annotations

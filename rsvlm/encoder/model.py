@@ -21,6 +21,7 @@ from torch.nn import functional
 from rsvlm.encoder.calibration import Calibration
 from rsvlm.encoder.clip import WEIGHTS, EncoderConfig, SpectralCLIP, sha256_of, text_tower_folder
 from rsvlm.encoder.maps import cosine_map
+from rsvlm.encoder.precision import precision_of, tower_for
 from rsvlm.encoder.preprocessing import Preprocessing
 from rsvlm.errors import BandError, ConfigError, ModelNotFoundError, WeightsError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import nn
 
     from rsvlm.scene import Scene
     from rsvlm.sensors import Band
@@ -42,7 +44,9 @@ MAGNIFY = 2  # of what is encoded for maps without a dense decoder
 class SpectralEncoder:
     """The Encoder of this project: chips of any sensor and texts to unit vectors of one space.
 
-    Safe to use from one thread at a time.
+    Whole images are encoded in the given precision; maps and texts are always made in float32. "auto" is bfloat16 on
+    a GPU, and on a CPU that multiplies it if the vectors then keep a cosine of 0.999 to float32. Safe to use from one
+    thread at a time.
     """
 
     def __init__(
@@ -51,12 +55,17 @@ class SpectralEncoder:
         preprocessing: Preprocessing,
         device: str | torch.device = "cpu",
         calibration: Calibration | None = None,
+        *,
+        precision: str = "auto",
     ) -> None:
         self.device = torch.device(device)
+        self.precision = precision_of(precision)
         self.calibration = calibration or Calibration()
         self.model = model.eval().to(self.device)
         self.preprocessing = preprocessing
         self._text_vectors: dict[str, NDArray[np.float32]] = {}
+        self._tower: tuple[nn.Module, list[int]] | None = None
+        self._watched: list[Tensor] = []
 
     @property
     def name(self) -> str:
@@ -100,9 +109,22 @@ class SpectralEncoder:
         """
         pixels, bands = _drop_thermal(pixels, bands)
         normalised = self.preprocessing.normalise(pixels, valid, bands)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            features = self.model.image_features(self.preprocessing.resize(normalised), bands)
+        stems = self.model.stem(self.preprocessing.resize(normalised), bands)
+        half = self.device.type == "cuda" and self.precision != "float32"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            features = self._image_tower()(stems)
         return functional.normalize(features.float(), dim=-1)
+
+    def _image_tower(self) -> nn.Module:
+        """What runs after the stem; on a CPU made for the weights as they are, and anew when they were changed."""
+        visual: nn.Module = self.model.clip.visual
+        if self.device.type != "cpu" or visual.training:
+            return visual
+        if self._tower is None or self._tower[1] != _versions(self._watched):
+            self._watched = [*visual.parameters(), *visual.buffers()]
+            tower = tower_for(self.model, self.preprocessing.image_size, self.precision)
+            self._tower = tower, _versions(self._watched)
+        return self._tower[0]
 
     def encode_scenes(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
         """Embed N scenes of any sensor and size, equal ones in batches: (N, D) float32, unit length."""
@@ -189,15 +211,23 @@ class SpectralEncoder:
         os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, *, device: str = "cpu") -> SpectralEncoder:
+    def from_pretrained(
+        cls, folder: str | Path | None = None, *, device: str = "cpu", precision: str = "auto"
+    ) -> SpectralEncoder:
         """Load from a folder, or the default that is shipped with the package.
 
+        Args:
+            folder: of a saved encoder.
+            device: cpu, cuda or mps.
+            precision: of whole images: "auto", "float32", or "bfloat16" whatever the CPU and the loss.
+
         Raises:
+            ConfigError: there is no such device or precision.
             ModelNotFoundError: the folder or one of its files is missing.
             WeightsError: the weights are damaged, foreign, or not the shipped bytes.
             FingerprintError: calibration.json was fitted for other weights.
         """
-        checked = device_of(device)
+        checked, precision = device_of(device), precision_of(precision)
         folder = Path(str(resources.files("rsvlm"))) / "weights" / SHIPPED if folder is None else Path(folder)
         for name in (CONFIG, PREPROCESSOR, WEIGHTS):
             if not (folder / name).is_file():
@@ -210,7 +240,7 @@ class SpectralEncoder:
             raise WeightsError(f"the config files in {folder} are damaged: {error}") from error
         model = SpectralCLIP(config, preprocessing.image_size)
         _load_state(model, folder / WEIGHTS)
-        encoder = cls(model, preprocessing, checked)
+        encoder = cls(model, preprocessing, checked, precision=precision)
         encoder.calibration = Calibration.load(folder, encoder=encoder.fingerprint)
         return encoder
 
@@ -222,6 +252,11 @@ def device_of(name: str) -> torch.device:
     if (name.startswith("cuda") and not torch.cuda.is_available()) or (name == "mps" and not torch.mps.is_available()):
         raise ConfigError(f"no {name} device was found on this machine; use --device cpu")
     return torch.device(name)
+
+
+def _versions(tensors: list[Tensor]) -> list[int]:
+    """How often each was changed in place; those made in inference mode keep no count."""
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _drop_thermal(pixels: Tensor, bands: tuple[Band, ...]) -> tuple[Tensor, tuple[Band, ...]]:
