@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from fakes import DIM, TinyEncoder, write_raster
+from test_retrieval_object_storage import storage as storage
 
 from retrieval import Archive
 from retrieval.exchange import ImportReport, StacReport, export_stac, import_vectors
@@ -144,6 +145,23 @@ def test_what_was_exported_comes_back_row_for_row(full, empty, tmp_path):
     ours = [hit.chip_id for hit in empty.search("x", 18)]
     assert set(ours) == {row["chip_id"] for row in rows}
     assert import_vectors(full, tmp_path / "out.parquet") == ImportReport(already=18)
+
+
+def test_a_table_on_object_storage_takes_vectors_in_and_gives_them_out(full, storage, tmp_path):
+    uri, options = "s3://bucket/exchange/chips", storage.options
+    remote = Archive.create(tmp_path / "remote", TinyEncoder(), chip=16, stride=16, table=uri, storage_options=options)
+    export_stac(full, tmp_path / "out.parquet")
+    assert import_vectors(remote, tmp_path / "out.parquet") == ImportReport(imported=18)
+    assert import_vectors(remote, tmp_path / "out.parquet").unchanged
+    assert remote.verify() == []
+    assert len(remote.search("x", 18)) == 18
+    assert export_stac(remote, tmp_path / "again.parquet") == StacReport(items=18)
+    storage.refused.append("exchange/chips/data/")
+    try:
+        with pytest.raises(ArchiveError, match="on object storage cannot be read"):
+            export_stac(remote, tmp_path / "third.parquet")
+    finally:
+        storage.refused.clear()
 
 
 def test_vectors_of_others_are_found_where_they_lie(empty, tmp_path):

@@ -117,7 +117,7 @@ def _items(table: ChipTable, condition: str | None, schema: pa.Schema) -> Iterat
             if batch.num_rows:
                 yield _block(batch, table.config, schema)
     except LANCE_ERRORS as error:
-        raise damaged(Path(table.dataset.uri).parent, error) from error
+        raise damaged(table.folder, error) from error
 
 
 def _block(batch: pa.RecordBatch, config: ArchiveConfig, schema: pa.Schema) -> pa.RecordBatch:

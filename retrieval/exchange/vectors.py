@@ -115,7 +115,7 @@ def _commit(table: ChipTable, source: VectorFile, plan: _Plan, digest: str, olde
     replaced = int(table.dataset.count_rows(filter=older)) if older else 0
     blocks = _rows(source, plan, table.config, digest)
     reader = pa.RecordBatchReader.from_batches(schema_for(table.config), blocks)
-    commit_parts(table, write_rows(reader, str(table.dataset.uri)), older)
+    commit_parts(table, write_rows(reader, table.address.uri, table.address.storage_options), older)
     return replaced
 
 
