@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.measure import Spread
 from benchmarks.report import control_line, spread_text
 
-ORDER = ("reading", "encoding", "end_to_end", "adding", "memory", "searching", "filters", "gpu")
+ORDER = ("reading", "encoding", "end_to_end", "adding", "memory", "searching", "filters", "million", "gpu")
 TITLES = {
     "reading": "Reading chips out of rasters",
     "encoding": "The forward pass on a processor",
@@ -19,6 +19,7 @@ TITLES = {
     "memory": "Memory",
     "searching": "Searching",
     "filters": "Searching with filters",
+    "million": "A whole archive searched with filters",
     "gpu": "On a GPU",
 }
 PREFACE = """# What was measured

@@ -87,12 +87,12 @@ def _make(folder: Path, data: Path, *, rows: int, queries: int, chips: int, seed
     from retrieval.kinds import TUNING_TEXTS
 
     encoder = encoder_for(threads=threads)
-    base, about = _base(data, encoder, chips, seed)
+    base, about = base_vectors(data, encoder, chips, seed)
     stored = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, (rows, base.shape[1]))
-    for first, block in _jittered(base, rows, seed):
+    for first, block in jittered(base, rows, seed):
         stored[first : first + len(block)] = block
     stored.flush()
-    texts, asked = _texts(data, queries, seed)
+    texts, asked = some_texts(data, queries, seed)
     np.save(folder / "queries.npy", encoder.encode_texts(texts))
     np.save(folder / "tuning.npy", encoder.encode_texts(TUNING_TEXTS))
     found = Corpus(folder, rows, about, asked)
@@ -101,7 +101,7 @@ def _make(folder: Path, data: Path, *, rows: int, queries: int, chips: int, seed
     return found
 
 
-def _base(data: Path, encoder: Any, chips: int, seed: int) -> tuple[NDArray[np.float32], str]:
+def base_vectors(data: Path, encoder: Any, chips: int, seed: int) -> tuple[NDArray[np.float32], str]:
     """Unit vectors of real chips, of all kinds of scene alike, or of clusters."""
     images = sorted((data / "rsicd_aid" / "images").glob("*/*.webp"))
     if not images:
@@ -117,7 +117,7 @@ def _base(data: Path, encoder: Any, chips: int, seed: int) -> tuple[NDArray[np.f
     return np.concatenate(parts), JITTER.format(chips=len(chosen))
 
 
-def _jittered(base: NDArray[np.float32], rows: int, seed: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def jittered(base: NDArray[np.float32], rows: int, seed: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Blocks of unit vectors: real ones, moved by draws of the Gaussian that differences of near neighbours follow."""
     random = np.random.default_rng(seed)
     likeness = base @ base.T
@@ -138,7 +138,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _texts(data: Path, count: int, seed: int) -> tuple[list[str], str]:
+def some_texts(data: Path, count: int, seed: int) -> tuple[list[str], str]:
     """Captions people wrote, each once, in a shuffled order; sentences from a few words where there are none."""
     captions = data / "rsicd_aid" / "captions.jsonl"
     if captions.is_file():
