@@ -23,7 +23,7 @@ from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
 from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
 from retrieval.repair import RepairReport, mend_table, note_table, table_problems
-from retrieval.search import DEPTHS, Query, Ranking, to_hit
+from retrieval.search import DEPTHS, Query, Ranking, likeness_threshold, to_hit
 from retrieval.stamps import Stamps
 from retrieval.store import (
     HIT_COLUMNS,
@@ -252,7 +252,8 @@ class Archive:
         `where` is a condition on columns (see `filters.COLUMNS` and `annotate`), `bbox` west, south, east, north in
         degrees, `start` and `end` dates of acquisition, both included. All act inside the search. `offset` passes over
         the best ones: pages of one open archive neither overlap nor leave gaps. `apart_km` passes over chips whose
-        middle is nearer than that to a better one's. Raises QueryError.
+        middle is nearer than that to a better one's. Hits of a search in words say whether they are `unlike` it, where
+        the encoder was calibrated; see `rsvlm.answer.nothing_like_that`. Raises QueryError.
         """
         require_page(k, offset, apart_km)
         asked = query if isinstance(query, Query) else None
@@ -267,7 +268,7 @@ class Archive:
             allowed = None if condition is None else table.addresses(condition)
             ranking = Ranking(table, index, vector, allowed, near)
             page = ranking.page(int(k), int(offset), min_score=min_score, apart_km=apart_km)
-            return hits_of(table, [page], offset)[0]
+            return hits_of(table, [page], offset, [likeness_threshold(query, self.encoder)])[0]
 
     def search_many(
         self, queries: Sequence[str] | NDArray[np.float32], k: int = 10, *, where: str | None = None
@@ -293,7 +294,7 @@ class Archive:
                 for vector, first in zip(vectors, found, strict=True)
             ]
             pages = [ranking.page(int(k), 0, min_score=None, apart_km=None) for ranking in rankings]
-            return hits_of(table, pages)
+            return hits_of(table, pages, 0, [likeness_threshold(query, self.encoder) for query in queries])
 
     def chip(self, chip_id: str) -> Hit:
         """One chip by its id, as a hit of rank 0 and score 1; raises QueryError where there is none."""

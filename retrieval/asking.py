@@ -103,13 +103,15 @@ def condition_sql(
     )
 
 
-def hits_of(table: ChipTable, pages: list[list[tuple[float, int]]], offset: int = 0) -> list[list[Hit]]:
-    """The hits of several pages of scores and row addresses, their rows read at once."""
+def hits_of(
+    table: ChipTable, pages: list[list[tuple[float, int]]], offset: int, thresholds: Sequence[float | None]
+) -> list[list[Hit]]:
+    """The hits of several pages, their rows read at once; each page is judged by its own threshold."""
     added = tuple(table.added_columns)
     rows = iter(table.take(np.array([row for page in pages for _, row in page], np.int64), (*HIT_COLUMNS, *added)))
     return [
-        [to_hit(rank, score, next(rows), added) for rank, (score, _) in enumerate(page, start=offset + 1)]
-        for page in pages
+        [to_hit(rank, score, next(rows), added, threshold) for rank, (score, _) in enumerate(page, start=offset + 1)]
+        for page, threshold in zip(pages, thresholds, strict=True)
     ]
 
 

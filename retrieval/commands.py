@@ -200,6 +200,7 @@ def search(
 ) -> None:
     """Search an archive in words or by example."""
     from retrieval import Archive, Query
+    from rsvlm.answer import nothing_like_that
     from rsvlm.errors import QueryError
     from rsvlm.raster import read_scene
 
@@ -212,6 +213,8 @@ def search(
     query = Query(text=text, image=scene, text_weight=text_weight, near=close_to, near_km=near_km)
     opened = Archive.open(archive, loaded)
     hits = opened.search(query, k, where=where, bbox=box, offset=offset, apart_km=apart_km)
+    if reason := nothing_like_that(hits):
+        typer.echo(reason, err=True)
     if as_geojson:
         collection = {"type": "FeatureCollection", "features": [hit.to_feature() for hit in hits]}
         typer.echo(json.dumps(collection, default=str))
@@ -220,7 +223,7 @@ def search(
     else:
         for hit in hits:
             window = hit.window
-            place = f"row {window.row}, column {window.col}"
+            place = f"row {window.row}, column {window.col}" + ("; unlike" if hit.unlike else "")
             typer.echo(f"[{hit.rank}] {hit.score:.3f}  {hit.sensor}  {hit.acquired or 'no date'}  {hit.path} ({place})")
 
 

@@ -188,7 +188,7 @@ def _points(table: ChipTable, condition: str | None, generation: str, batch: int
     except LANCE_ERRORS as error:
         if isinstance(error, ArchiveError):
             raise
-        raise damaged(Path(table.dataset.uri).parent, error) from error
+        raise damaged(table.folder, error) from error
     if waiting:
         yield waiting
 

@@ -9,7 +9,7 @@ from affine import Affine
 from fakes import MappedTiny
 from test_rsvlm_measure import Scripted, by_name, lake_scene
 
-from rsvlm.encoder.calibration import STATISTICS, Calibration, Threshold, calibration_of, nothing_like_that
+from rsvlm.encoder.calibration import STATISTICS, Calibration, Threshold, calibration_of
 from rsvlm.errors import FingerprintError, WeightsError
 from rsvlm.findings import (
     GROUND,
@@ -103,18 +103,6 @@ def test_two_thresholds_of_one_kind_are_refused():
 
 def test_an_encoder_without_calibration_denies_nothing():
     assert calibration_of(Scripted()) == Calibration()
-
-
-@pytest.mark.parametrize(
-    ("scores", "verdict"), [([0.3, 0.05], False), ([0.2, 0.1], True), ([0.2001], False), ([], True)]
-)
-def test_a_search_found_nothing_where_no_hit_is_above_the_threshold_for_scenes(scores, verdict):
-    assert nothing_like_that(scores, Calibration((threshold("scene", 0.2),))) is verdict
-
-
-@pytest.mark.parametrize("scores", [[0.0], []])
-def test_without_a_threshold_for_scenes_a_search_is_never_empty(scores):
-    assert not nothing_like_that(scores, Calibration((threshold("object"),)))
 
 
 @pytest.mark.parametrize(

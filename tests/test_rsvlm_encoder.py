@@ -282,3 +282,11 @@ def test_the_text_tower_of_another_make_is_refused(saved, tmp_path):
     (folder / "config.json").write_text(json.dumps({**plain, "text_sha256": "0" * 64}))
     with pytest.raises(WeightsError, match="text tower"):
         SpectralEncoder.from_pretrained(folder)
+
+
+def test_fields_that_change_no_vector_leave_the_fingerprint(untrained_encoder):
+    config = untrained_encoder.model.config
+    assert replace(config, dropout=0.3, drop_path=0.1).identity() == config.identity()
+    assert replace(config, dense_width=48).identity() != config.identity()
+    assert replace(config, stem="own").identity() != config.identity()
+    assert "dense_width" not in replace(config, dense_width=0).identity()  # as in weights older than the field

@@ -7,12 +7,9 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rsvlm.errors import FingerprintError, WeightsError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CALIBRATION = "calibration.json"
 STATISTICS = {
@@ -113,13 +110,3 @@ def calibration_of(encoder: object) -> Calibration:
     """An encoder's own thresholds; none for an encoder that has no calibration."""
     found = getattr(encoder, "calibration", None)
     return found if isinstance(found, Calibration) else Calibration()
-
-
-def nothing_like_that(scores: Sequence[float], calibration: Calibration) -> bool:
-    """Whether a text search found nothing of what it asked for: no hit's cosine is above the threshold for scenes.
-
-    False without such a threshold. It was fitted one picture at a time: the more chips an archive holds, the likelier
-    one of them is above it by chance, so True is the surer of the two verdicts.
-    """
-    threshold = calibration.of("scene")
-    return threshold is not None and all(threshold.denies(score) for score in scores)

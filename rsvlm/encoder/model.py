@@ -79,9 +79,9 @@ class SpectralEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sha256 over config, preprocessing, text tower and every trained tensor, in float32 as used."""
+        """Sha256 over what vectors depend on: config, preprocessing, text tower, every trained tensor in float32."""
         digest = hashlib.sha256()
-        about = {"config": asdict(self.model.config), "preprocessing": self.preprocessing.to_json()}
+        about = {"config": self.model.config.identity(), "preprocessing": self.preprocessing.to_json()}
         digest.update(json.dumps(about, sort_keys=True).encode())
         for name, tensor in sorted(self.model.trained_state().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
