@@ -1,9 +1,10 @@
 """Every block is read once in any order, overlap and layout; what is cut is what a window read alone would give."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
-import tracemalloc
 from functools import partialmethod
 
 import numpy as np
@@ -166,21 +167,32 @@ def test_a_slow_listener_holds_the_readers_back(tmp_path):
         assert sum(isinstance(message, Chip) for message in messages) == 256
 
 
+PEAKS = """
+import sys, time, tracemalloc
+from pathlib import Path
+from retrieval.reading import Chip, Job, Readers
+
+def peak(paths):
+    tracemalloc.start()
+    with Readers([Job(path) for path in paths], chip=64, stride=48, waiting=400_000) as readers:
+        for message in readers.messages():
+            time.sleep(0.001 if isinstance(message, Chip) else 0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+files = [Path(name) for name in sys.argv[1:]]
+peak(files)  # what is imported and kept once
+print(peak(files), peak(files * 6))
+"""
+
+
 def test_memory_is_flat_in_the_number_of_chips_with_a_slow_listener(tmp_path):
     layout = {"tiled": True, "blockxsize": 128, "blockysize": 128}
     files = [write_noise(tmp_path / f"{i}.tif", (256, 256), seed=i, **layout) for i in range(4)]
-
-    def peak(paths):
-        tracemalloc.start()
-        with Readers([Job(path) for path in paths], chip=64, stride=48, waiting=400_000) as readers:
-            for message in readers.messages():
-                time.sleep(0.001 if isinstance(message, Chip) else 0)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
-
-    peak(files)  # what is imported and kept once
-    few, many = peak(files), peak(files * 6)
+    # A process of its own: here the threads that other tests left running would be counted too.
+    run = [sys.executable, "-c", PEAKS, *map(str, files)]
+    few, many = map(int, subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
     assert many < 1.3 * few
     assert many < 24 * 256 * 256 * len(BANDS) * 2 / 2  # half of all pixels
 
