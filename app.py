@@ -23,7 +23,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from retrieval import Archive
 from retrieval.store import ChipTable
 from rsvlm import page
-from rsvlm.answer import Answer, Hit
+from rsvlm.answer import Answer, Hit, nothing_like_that
 from rsvlm.assistant import Assistant
 from rsvlm.errors import QueryError, RsvlmError
 from rsvlm.export import write_geojson
@@ -151,6 +151,8 @@ def find_screen(desk: Desk, archive: Archive, choice: tuple[Any, ...]) -> None:
 
     def find(query: str | Scene, k: float) -> tuple[Any, ...]:
         found = archive.search(query, max(1, min(int(k), MAX_HITS)))
+        if reason := nothing_like_that(found):
+            gr.Info(f"{reason[0].upper()}{reason[1:]}.")
         return found, thumbnails(desk, found), None, gr.Button(interactive=False)
 
     def find_words(text: str, k: float) -> tuple[Any, ...]:

@@ -167,9 +167,10 @@ def title(image: Raster | Scene) -> str:
 
 
 def caption(hit: Hit) -> str:
-    """A hit in one line: number, score, date, caption or file."""
+    """A hit in one line: number, score, whether it is unlike what was asked for, date, caption or file."""
+    score = f"{hit.score:.2f}" + (" (unlike)" if hit.unlike else "")
     when = (hit.acquired or "no date")[:10]
-    return f"[{hit.rank}] {hit.score:.2f} | {when} | {plain(hit.caption) or Path(hit.path).name}"
+    return f"[{hit.rank}] {score} | {when} | {plain(hit.caption) or Path(hit.path).name}"
 
 
 def fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:

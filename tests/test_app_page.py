@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 import app
 from retrieval import Archive
 from rsvlm.assistant import Assistant
+from rsvlm.encoder.calibration import Calibration, Threshold
 from rsvlm.errors import QueryError, UnsafeImageryError
 from rsvlm.page import MAX_BODY, Desk, Pick, checked, laid_out, plain, refuse_foreign_files
 
@@ -208,6 +209,23 @@ def test_finding_shows_pictures_and_a_found_file_can_be_asked_about(stack, clien
     hits = stack[1].search("water", 2)
     assert all(Path(hit.path).name in picture["caption"] for hit, picture in zip(hits, found[1], strict=True))
     assert "nothing is chosen yet" in error_of(call(client, "take", [None], "seven"))
+
+
+def test_finding_says_where_nothing_is_like_what_was_asked_for(tmp_path):
+    encoder = MappedTiny()
+    encoder.calibration = Calibration((Threshold("scene", 1.0, "cosine", 9, 0.9, 0.8, 0.9, "by hand"),))
+    file = write_raster(tmp_path / "colours.tif", bands=("red", "green", "blue"), crs=None)
+    archive = Archive.create(tmp_path / "archive", encoder, chip=32, stride=32)
+    archive.add(file, sensor="rgb", progress=False)
+    with served(Assistant(encoder, KeywordPlanner(), archive), archive) as client:
+        messages = call(client, "find_words", ["an airport", 1])
+        (picture,) = messages[-2]["output"]["data"][1]
+        assert "(unlike)" in picture["caption"]
+        assert "None of the best matches is like that" in json.dumps(messages)
+        encoder.calibration = Calibration()
+        messages = call(client, "find_words", ["an airport", 1])
+        assert "unlike" not in json.dumps(messages)
+        assert "None of the best" not in json.dumps(messages)
 
 
 def test_a_chip_whose_file_is_gone_is_shown_grey(stack, tmp_path):

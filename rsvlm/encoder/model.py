@@ -38,6 +38,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 SHIPPED = "encoder"
 MAX_TOKENS = 128
 BATCH = 64
+CPU_BATCH = 16  # images at once whose activations a core's caches still hold
 MAGNIFY = 2  # of what is encoded for maps without a dense decoder
 
 
@@ -132,9 +133,10 @@ class SpectralEncoder:
         alike: dict[tuple[Any, ...], list[int]] = {}
         for position, scene in enumerate(scenes):
             alike.setdefault((scene.bands, scene.shape), []).append(position)
+        size = CPU_BATCH if self.device.type == "cpu" else BATCH
         for (bands, _), positions in alike.items():
-            for start in range(0, len(positions), BATCH):
-                batch = positions[start : start + BATCH]
+            for start in range(0, len(positions), size):
+                batch = positions[start : start + size]
                 pixels = torch.from_numpy(np.stack([scenes[i].pixels for i in batch])).to(self.device)
                 valid = torch.from_numpy(np.stack([scenes[i].valid for i in batch])).to(self.device)
                 vectors[batch] = self.embed(pixels, valid, bands).cpu().numpy()
