@@ -13,8 +13,8 @@ from benchmarks.encoders import PRELOAD, encoder_for
 from benchmarks.imagery import SENSOR, Layout, as_picture, scene_pixels, warm, write_tiff
 from benchmarks.indexes import place_of
 from benchmarks.measure import Contender, Outcome, race
-from benchmarks.report import Goal, Report, arguments, settled, spread_text, verdict, workplace
-from benchmarks.searching import build_all, made, with_sizes
+from benchmarks.report import Goal, Report, settled, spread_text, verdict, workplace
+from benchmarks.searching import build_all, corpus_arguments, made, with_sizes
 from benchmarks.vectors import CHIP
 from rsvlm.sensors import SENSORS
 
@@ -205,13 +205,10 @@ def goals_of(files: Race, rows: Race) -> list[Goal]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = corpus_arguments(__doc__)
     parser.add_argument("--files", type=int, help="rasters; default 100, 4 quick")
     parser.add_argument("--size", type=int, help="side of each; default 768, 256 quick")
     parser.add_argument("--chip", type=int, default=128)
-    parser.add_argument("--rows", type=int, help="vectors of the large archive; default 1,000,000, 20,000 quick")
-    parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
-    parser.add_argument("--queries", type=int, help="texts kept with them; default 512, 64 quick")
     options = with_sizes(parser.parse_args())
     options.files, options.size = (
         options.files or (4 if options.quick else 100),

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.indexes import KINDS, TOP, ready
 from benchmarks.measure import Contender, Outcome, race
-from benchmarks.report import Goal, Report, arguments, settled, spread_text, verdict, workplace
-from benchmarks.searching import PAGE_CACHE, TRUE, build_all, made, with_sizes
+from benchmarks.report import Goal, Report, settled, spread_text, verdict, workplace
+from benchmarks.searching import PAGE_CACHE, TRUE, build_all, corpus_arguments, made, with_sizes
 from benchmarks.vectors import SHARES, recall
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ def goals_of(found: Race) -> list[Goal]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--rows", type=int, help="vectors; default 1,000,000, 20,000 quick")
-    parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
-    parser.add_argument("--queries", type=int, help="texts; default 512, 64 quick")
+    parser = corpus_arguments(__doc__)
     parser.add_argument("--asked", type=int, help="of these texts, how many are asked; default 64, 16 quick")
     parser.add_argument("--without", nargs="*", default=[], help="indexes to leave out, by name")
     options = with_sizes(parser.parse_args())

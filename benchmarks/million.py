@@ -13,8 +13,8 @@ from benchmarks.columns import ALL, CHIP, FILTERS, PARQUET, SAID, Columns, prepa
 from benchmarks.encoders import encoder_for
 from benchmarks.indexes import TOP, resident
 from benchmarks.measure import Contender, Outcome, race, timed_apart
-from benchmarks.report import Goal, Report, arguments, settled, spread_text, verdict, workplace
-from benchmarks.searching import TRUE, with_sizes
+from benchmarks.report import Goal, Report, settled, spread_text, verdict, workplace
+from benchmarks.searching import TRUE, corpus_arguments, with_sizes
 from benchmarks.vectors import base_vectors, jittered, recall, some_texts
 
 if TYPE_CHECKING:
@@ -138,10 +138,7 @@ def goals_of(found: Race) -> list[Goal]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--rows", type=int, help="vectors; default 1,000,000, 20,000 quick")
-    parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
-    parser.add_argument("--queries", type=int, help="texts; default 512, 64 quick")
+    parser = corpus_arguments(__doc__)
     parser.add_argument("--asked", type=int, help="of these texts, how many are asked; default 64, 16 quick")
     parser.add_argument("--kinds", nargs="+", default=["auto"], help="kinds of index: auto, flat, hnsw, ivf")
     options = with_sizes(parser.parse_args())

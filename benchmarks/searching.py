@@ -80,10 +80,7 @@ def goals_of(exact: Race, batches: Race, dim: int) -> list[Goal]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--rows", type=int, help="vectors; default 1,000,000, 20,000 quick")
-    parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
-    parser.add_argument("--queries", type=int, help="texts; default 512, 64 quick")
+    parser = corpus_arguments(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--alone", type=int, help="texts asked one by one; default 64, 16 quick")
     parser.add_argument("--without", nargs="*", default=[], help="indexes to leave out, by name")
@@ -108,6 +105,15 @@ def main() -> None:
             report.races[-1].absent.update({name: absent[name] for name in several if name in absent})
     report.goals = goals_of(report.races[0], report.races[1], dim)
     report.finish(options.out)
+
+
+def corpus_arguments(about: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark, and the sizes of the corpus."""
+    parser = arguments(about)
+    parser.add_argument("--rows", type=int, help="vectors; default 1,000,000, 20,000 quick")
+    parser.add_argument("--chips", type=int, help="real chips they come from; default 2,048, 128 quick")
+    parser.add_argument("--queries", type=int, help="texts; default 512, 64 quick")
+    return parser
 
 
 def with_sizes(options: argparse.Namespace) -> argparse.Namespace:

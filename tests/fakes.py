@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 import torch
 from affine import Affine
@@ -67,6 +69,38 @@ class TinyEncoder:
             for text in texts
         ]
         return torch.nn.functional.normalize(torch.stack(rows), dim=1).numpy()
+
+
+class FaultError(BaseException):
+    """What kills a worker; no handler of ordinary errors catches it."""
+
+
+class Faulty(TinyEncoder):
+    """The tiny encoder, until it has encoded so many chips; then it raises its `fault`."""
+
+    def __init__(self, chips=10**9, fault=FaultError):
+        super().__init__()
+        self.left = chips
+        self.fault = fault
+
+    def embed(self, pixels, valid, bands):
+        if self.left < len(pixels):
+            raise self.fault
+        self.left -= len(pixels)
+        return super().embed(pixels, valid, bands)
+
+    @property
+    def encoded(self):
+        return sum(self.batches)
+
+
+def bytes_read():
+    """What this process has read of files so far."""
+    try:
+        told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    except OSError:
+        pytest.skip("this system does not count what a process reads")
+    return int(told["rchar"])
 
 
 class MappedTiny(TinyEncoder):

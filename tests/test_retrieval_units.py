@@ -2,11 +2,10 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import TinyEncoder, write_raster
+from fakes import FaultError, Faulty, TinyEncoder, bytes_read, write_raster
 
 import retrieval.intake
 from retrieval import Archive, scale
@@ -21,24 +20,6 @@ from rsvlm.sensors import find_sensor
 SENSOR = "sentinel-2-l2a"
 
 
-class FaultError(BaseException):
-    """What kills a worker."""
-
-
-class Faulty(TinyEncoder):
-    """The tiny encoder, until it has encoded so many chips."""
-
-    def __init__(self, chips=10**9):
-        super().__init__()
-        self.left = chips
-
-    def embed(self, pixels, valid, bands):
-        if self.left < len(pixels):
-            raise FaultError
-        self.left -= len(pixels)
-        return super().embed(pixels, valid, bands)
-
-
 @pytest.fixture
 def in_process(monkeypatch):
     """Units done here, one after the other, by what an actor of Ray would do them with."""
@@ -49,15 +30,6 @@ def in_process(monkeypatch):
         return [Part.from_json(row["part"][0]) for row in rows]
 
     monkeypatch.setattr(scale, "run_units", run_units)
-
-
-def bytes_read():
-    """What this process has read of files so far."""
-    try:
-        told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    except OSError:
-        pytest.skip("this system does not count what a process reads")
-    return int(told["rchar"])
 
 
 def test_unchanged_files_are_known_by_their_stamps_whoever_added_them(tmp_path, monkeypatch, in_process):

@@ -147,7 +147,9 @@ def flood(seen: Seen, chance: Random) -> Fields:
         return {}
     water = chance.choice(("flooding", "flood water"))
     if share < LEAST:
-        return {"dry": water} if share < NOTHING else {"trace": water, "floor": round(100 * LEAST)}
+        if share >= NOTHING:
+            return {"trace": water, "floor": round(100 * LEAST)}
+        return {"dry": water, "unflooded": chance.choice(("not flooded", "not inundated", "not under flood water"))}
     return {
         "event": "flood",
         "flooded": chance.choice(("flooded", "inundated")),
