@@ -10,9 +10,10 @@ from typing import Any
 from benchmarks.measure import Spread
 from benchmarks.report import control_line, spread_text
 
-ORDER = ("reading", "encoding", "end_to_end", "adding", "memory", "searching", "filters", "million", "gpu")
+ORDER = ("reading", "stages", "encoding", "end_to_end", "adding", "memory", "searching", "filters", "million", "gpu")
 TITLES = {
     "reading": "Reading chips out of rasters",
+    "stages": "Where the time of reading goes",
     "encoding": "The forward pass on a processor",
     "end_to_end": "From files to vectors",
     "adding": "Adding to an archive",

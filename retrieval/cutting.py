@@ -229,7 +229,7 @@ def _cut(place: int, window: Window, parts: Sequence[Part]) -> Cut:
         if part.clouds is not None:
             counted = part.clouds.count(part.window, window)
             seen, cloudy = seen + counted[0], cloudy + counted[1]
-    return Cut(place, window, raw, valid, float(valid.mean()), cloudy / seen if seen else None)
+    return Cut(place, window, raw, valid, np.count_nonzero(valid) / valid.size, cloudy / seen if seen else None)
 
 
 def _both(window: Window, part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

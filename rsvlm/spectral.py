@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CLOUD = "cloud"  # a rule's quantity that is no index: the cloud tests below
 CLOUD_BANDS = ("blue", "green", "red", "swir22")
 BRIGHT = 0.18  # mean visible reflectance above which a pixel can be cloud
+NDVI_CEILING = 0.8  # above this it is plants, however bright
 SNOW_NDSI = 0.4  # above this it is snow; Fmask itself lets clouds reach 0.8 and sorts them out later
 DAZZLING = 0.5  # above this, and bright in the short-wave infrared too, only cloud remains (sensors saturate there)
 
@@ -167,9 +168,10 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     mean = np.maximum(visible.mean(0), 1e-3)
     whiteness = np.abs(visible - mean).sum(0) / mean
     likely = (swir > 0.03) & (mean > BRIGHT) & (whiteness < 0.7) & (blue - 0.5 * red - 0.08 > 0)
-    for index, ceiling in (("NDVI", 0.8), ("NDSI", SNOW_NDSI)):
-        if _has_index(index, scene):
-            likely &= quantity(index, scene) < ceiling
+    if scene.has("nir") or scene.has("nir08"):
+        likely &= _difference(_common("nir", scene), red) < NDVI_CEILING
+    if scene.has("swir16"):
+        likely &= _difference(green, scene.band("swir16")) < SNOW_NDSI
     if scene.has("swir16", "nir"):
         likely &= scene.band("nir") > 0.75 * scene.band("swir16")
     if scene.has("lwir11"):
@@ -177,6 +179,15 @@ def clouds(scene: Scene) -> NDArray[np.bool_] | None:
     likely |= (mean > DAZZLING) & (swir > 0.3)
     found: NDArray[np.bool_] = likely & scene.valid
     return found
+
+
+def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Their normalized difference, NaN where they sum to 0.
+
+    Not by spyndex, which reads its catalogue anew for every index: that doubled what the clouds of a chip cost.
+    """
+    total = one + other
+    return (one - other) / np.where(total == 0, np.float32(np.nan), total)
 
 
 def _layer(letter: str, scene: Scene) -> NDArray[np.float32] | None:
