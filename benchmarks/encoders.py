@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 SHIPPED = "shipped"
 PRELOAD = ("rasterio", "torch", "torchvision", "timm", "open_clip", "transformers", "rsvlm.encoder.model")
 COSINE = 0.999
+LEAST_BFLOAT16 = 0.99  # below this it is wrong; what half precision costs is reported whatever it is
 
 
 def encoder_for(
-    trunk: str = SHIPPED, *, threads: int = 1, device: str = "cpu", size: int | None = None
+    trunk: str = SHIPPED,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    size: int | None = None,
+    precision: str = "auto",
 ) -> SpectralEncoder:
     """The encoder that comes with the project, or one of the same build with a timm trunk and untrained weights.
 
@@ -35,13 +41,13 @@ def encoder_for(
     from rsvlm.encoder.model import SpectralEncoder
 
     torch.set_num_threads(threads)
-    encoder = SpectralEncoder.from_pretrained(device=device)
+    encoder = SpectralEncoder.from_pretrained(device=device, precision=precision)
     if trunk == SHIPPED:
         return warmed(encoder)
     torch.manual_seed(0)
     preprocessing = replace(encoder.preprocessing, image_size=size or encoder.preprocessing.image_size)
     model = SpectralCLIP(EncoderConfig(trunk, trunk=trunk), preprocessing.image_size)
-    return warmed(SpectralEncoder(model, preprocessing, device))
+    return warmed(SpectralEncoder(model, preprocessing, device, precision=precision))
 
 
 def warmed(encoder: SpectralEncoder) -> SpectralEncoder:

@@ -23,6 +23,7 @@ TITLES = {
     "million": "A whole archive searched with filters",
     "gpu": "On a GPU",
 }
+GAPS = Path(__file__).with_name("GAPS.md")  # why goals are missed, by hand from these results
 PREFACE = """# What was measured
 
 Every number is from one run of the named script on the machine it names. Contenders ran a process each, in shuffled
@@ -118,6 +119,8 @@ def render(results: list[dict[str, Any]]) -> str:
     if any(result["quick"] for result in results):
         parts.append("**Some of these were quick runs: their numbers are not to be cited.**\n")
     parts.append(f"## Goals\n\n{goals_table(results)}\n")
+    if GAPS.is_file():
+        parts.append(GAPS.read_text(encoding="utf-8"))
     for result in results:
         name = result["benchmark"]
         parts.append(f"## {TITLES.get(name, name)}\n\n`python -m benchmarks.{name}`. {machine(result)}\n")
