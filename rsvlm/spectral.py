@@ -187,7 +187,9 @@ def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray
     Not by spyndex, which reads its catalogue anew for every index: that doubled what the clouds of a chip cost.
     """
     total = one + other
-    return (one - other) / np.where(total == 0, np.float32(np.nan), total)
+    found: NDArray[np.float32] = np.full_like(total, np.nan)
+    np.divide(one - other, total, out=found, where=total != 0)
+    return found
 
 
 def _layer(letter: str, scene: Scene) -> NDArray[np.float32] | None:
