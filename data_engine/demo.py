@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_engine.samples import write_samples
 from retrieval import Archive
@@ -71,9 +72,13 @@ def run_demo(out: Path) -> Path:
 
 
 def _archive(folder: Path, assistant: Assistant) -> Archive:
+    """The demo's own archive, made anew where other weights made the one that is there."""
+    encoder: Any = assistant.encoder
     if folder.exists():
-        return Archive.open(folder, assistant.encoder)  # type: ignore[arg-type]
-    return Archive.create(folder, assistant.encoder, chip=128, stride=128)  # type: ignore[arg-type]
+        if Archive.open(folder).config.fingerprint == encoder.fingerprint:
+            return Archive.open(folder, encoder)
+        shutil.rmtree(folder)
+    return Archive.create(folder, encoder, chip=128, stride=128)
 
 
 class _Demo:

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import TinyEncoder
 
+from retrieval import Archive
 from rsvlm.assistant import Assistant
 from rsvlm.encoder.clip import sha256_of
 from rsvlm.encoder.model import SpectralEncoder
@@ -97,5 +100,10 @@ def test_the_demo_leaves_answers_pictures_and_a_page(assistant, tmp_path):
         assert (page.parent / name).is_file()
     about = json.loads((page.parent / "demo.json").read_text())
     assert about["chips"] > 100
+    shutil.rmtree(tmp_path / "demo" / "archive")
+    Archive.create(
+        tmp_path / "demo" / "archive", TinyEncoder(), chip=128, stride=128
+    )  # of other weights
     again = run_demo(tmp_path / "demo")  # a second run goes over its own files
     assert again == page
+    assert json.loads((page.parent / "demo.json").read_text())["chips"] == about["chips"]
