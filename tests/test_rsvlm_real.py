@@ -101,9 +101,7 @@ def test_the_demo_leaves_answers_pictures_and_a_page(assistant, tmp_path):
     about = json.loads((page.parent / "demo.json").read_text())
     assert about["chips"] > 100
     shutil.rmtree(tmp_path / "demo" / "archive")
-    Archive.create(
-        tmp_path / "demo" / "archive", TinyEncoder(), chip=128, stride=128
-    )  # of other weights
+    Archive.create(tmp_path / "demo" / "archive", TinyEncoder(), chip=128, stride=128)  # of other weights
     again = run_demo(tmp_path / "demo")  # a second run goes over its own files
     assert again == page
     assert json.loads((page.parent / "demo.json").read_text())["chips"] == about["chips"]
