@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SHIPPED = "shipped"
 PRELOAD = ("rasterio", "torch", "torchvision", "timm", "open_clip", "transformers", "rsvlm.encoder.model")
 COSINE = 0.999
-LEAST_BFLOAT16 = 0.99  # below this it is wrong; what half precision costs is reported whatever it is
 
 
 def encoder_for(

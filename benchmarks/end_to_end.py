@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.encoders import COSINE, LEAST_BFLOAT16, PRELOAD, cosines, encoder_for, too_far, whole
+from benchmarks.encoders import COSINE, PRELOAD, cosines, encoder_for, too_far, whole
 from benchmarks.environment import environment
 from benchmarks.imagery import (
     CORNER,
@@ -222,7 +222,7 @@ def from_rasters(folder: Path, options: argparse.Namespace) -> Race:
     return race(
         f"12 bands from a GeoTIFF, {layout}, {options.size} x {options.size}, chips of {options.chip}",
         [
-            Contender(OURS, ours, {**what, "sensor": SENSOR, "least": LEAST_BFLOAT16}),
+            Contender(OURS, ours, {**what, "sensor": SENSOR, "least": COSINE}),
             Contender(ONE_HANDLE, windows_then_whole, {**what, "reopen": False}),
             Contender(PER_CHIP, windows_then_whole, {**what, "reopen": True}),
             *(
@@ -257,7 +257,7 @@ def from_pictures(folder: Path, chip: int, options: argparse.Namespace) -> Race:
     return race(
         f"three bands of 8 bits, {options.size} x {options.size}, chips of {chip}",
         [
-            Contender(OURS, ours, {**what, "path": path, "chip": chip, "sensor": RGB, "least": LEAST_BFLOAT16}),
+            Contender(OURS, ours, {**what, "path": path, "chip": chip, "sensor": RGB, "least": COSINE}),
             *(
                 Contender(name, pictures, {**kept, "workers": workers, "shards": True}, ("webdataset",))
                 for workers, name in WEBDATASET.items()
