@@ -1,4 +1,4 @@
-"""Whole images in bfloat16 on a CPU: near float32, the same in any company, and given up where either fails."""
+"""Whole images in half precision: near float32, on a CPU the same in any company, and given up where either fails."""
 
 import logging
 from copy import deepcopy
@@ -13,8 +13,12 @@ from rsvlm.encoder.clip import EncoderConfig, SpectralCLIP
 from rsvlm.encoder.model import SpectralEncoder
 from rsvlm.encoder.precision import (
     CHECKED,
+    EXACT_BLOCKS,
     LEAST_COSINE,
+    LEAST_OF_MADE,
     MOST_COMPANY,
+    SPLIT,
+    Autocast,
     agreement,
     folded,
     in_bfloat16,
@@ -26,6 +30,7 @@ from rsvlm.errors import ConfigError
 from rsvlm.sensors import SENSORS
 
 S2 = SENSORS["sentinel-2-l2a"].bands
+GPU_AND_EXACT = ("cuda", "auto"), ("cpu", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,12 @@ def encoders(untrained_encoder):
     """The same weights in float32 and in bfloat16, whatever this CPU has."""
     parts = untrained_encoder.model, replace(untrained_encoder.preprocessing, image_size=64)
     return SpectralEncoder(*parts, precision="float32"), SpectralEncoder(*parts, precision="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The weights that ship, in float32."""
+    return SpectralEncoder.from_pretrained(precision="float32")
 
 
 def reflectances(count, size=64):
@@ -86,12 +97,18 @@ def test_folding_the_norms_changes_nothing_but_rounding(untrained_encoder):
     assert len(left) == 1  # the one after the spectral stem, which is no convolution of the trunk
 
 
-def test_the_stem_its_norm_the_first_block_and_the_projection_stay_in_float32(encoders):
+def test_the_stem_its_norm_the_first_blocks_and_the_projection_stay_in_float32(encoders):
     tower = encoders[1]._image_tower()
-    dtypes = {name: tensor.dtype for name, tensor in tower.named_parameters()}
-    exact = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    parameters = dict(tower.named_parameters())
+    exact = {name for name, tensor in parameters.items() if tensor.dtype == torch.float32}
     assert {name.split(".")[1] for name in exact} == {"bn1", "blocks", "proj"}
-    assert {name.split(".")[2] for name in exact if ".blocks." in name} == {"0"}
+    assert {int(name.split(".")[2]) for name in exact if ".blocks." in name} == set(range(EXACT_BLOCKS))
+    early = {name for name in parameters if ".blocks." in name and int(name.split(".")[2]) < EXACT_BLOCKS}
+    wide = {name.split(".conv_pwl")[0] for name in early - exact}
+    assert {name for name in early if ".conv_pwl." in name and any(one in name for one in wide)} == early - exact
+    assert all(
+        encoders[1]._image_tower().get_parameter(name).shape[1] > SPLIT for name in early - exact if "weight" in name
+    )
     assert encoders[1].model.stem.generator.weight.dtype == torch.float32
     assert all(tensor.is_floating_point() is False or tensor.dtype == torch.float32 for tensor in state(encoders[1]))
 
@@ -128,19 +145,19 @@ def test_weights_that_lose_too_much_in_bfloat16_stay_in_float32_and_the_log_says
 ):
     model = deepcopy(untrained_encoder.model)
     with torch.no_grad():  # what tells pictures apart lies 1/300 above a common value: beyond bfloat16's 8 bits
-        model.clip.visual.trunk.blocks[1][0].bn1.bias += 300
-        model.clip.visual.trunk.blocks[1][0].bn1.act = torch.nn.Identity()
-        model.clip.visual.trunk.blocks[1][0].bn2.running_mean += running_mean_shift(model)
+        model.clip.visual.trunk.blocks[EXACT_BLOCKS][0].bn1.bias += 300
+        model.clip.visual.trunk.blocks[EXACT_BLOCKS][0].bn1.act = torch.nn.Identity()
+        model.clip.visual.trunk.blocks[EXACT_BLOCKS][0].bn2.running_mean += running_mean_shift(model)
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     with caplog.at_level(logging.INFO, logger="rsvlm.encoder.precision"):
         tower = tower_for(model, 64, "auto")
     assert {tensor.dtype for tensor in tower.parameters()} == {torch.float32}
     assert "images are encoded in float32" in caplog.text
-    assert str(LEAST_COSINE) in caplog.text
+    assert str(LEAST_OF_MADE) in caplog.text
 
 
 def running_mean_shift(model):
-    kernel = model.clip.visual.trunk.blocks[1][0].conv_dw.weight
+    kernel = model.clip.visual.trunk.blocks[EXACT_BLOCKS][0].conv_dw.weight
     return 300 * kernel.sum((1, 2, 3))
 
 
@@ -159,7 +176,7 @@ class Sociable(torch.nn.Module):
 def test_a_tower_whose_vectors_depend_on_their_batch_is_found(untrained_encoder):
     model = untrained_encoder.model
     found = agreement(Sociable(model.clip.visual), model, 64)
-    assert found.cosine > LEAST_COSINE
+    assert found.near
     assert found.company > MOST_COMPANY
     assert not found.holds
 
@@ -219,13 +236,63 @@ def test_an_older_torch_is_told_by_the_list_of_the_processor(monkeypatch, tmp_pa
         assert multiplies_bfloat16() is wanted
 
 
-def test_real_chips_keep_their_vectors_with_the_shipped_weights(data_dir):
+def test_float16_as_on_a_gpu_keeps_the_vectors_where_bfloat16_throughout_does_not(trained):
+    visual = trained.model.clip.visual
+    assert agreement(Autocast(visual, torch.float16), trained.model, 64).near
+    assert not agreement(Autocast(visual, torch.bfloat16), trained.model, 64).near
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_gpu_gets_float16_only_where_it_keeps_the_vectors(trained, monkeypatch, holds):
+    monkeypatch.setattr(precision, "LEAST_OF_MADE", 0.9 if holds else 1.1)
+    tower = precision._on_gpu(trained.model, 64, "auto")
+    assert isinstance(tower, Autocast) is holds
+    assert holds or tower is trained.model.clip.visual
+    assert precision._on_gpu(trained.model, 64, "bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_keeps_the_vectors():
+    on_gpu, exact = (SpectralEncoder.from_pretrained(device=name, precision=how) for name, how in GPU_AND_EXACT)
+    pixels, valid = reflectances(16, 144)
+    found = on_gpu.embed(pixels.cuda(), valid.cuda(), S2).cpu()
+    assert isinstance(on_gpu._image_tower(), Autocast)
+    assert float((found * exact.embed(pixels, valid, S2)).sum(1).min()) >= LEAST_COSINE
+
+
+@pytest.fixture(scope="module")
+def real_chips(data_dir):
+    """A few chips of every kind of real imagery at hand."""
     from rsvlm.raster import read_scene
     from rsvlm.scene import Window
 
     scene = read_scene(data_dir / "scenes" / "s2_l1c_t33uuu_20170216.tif")
-    chips = [scene.crop(Window(row, col, 128, 128)) for row in (0, 256, 512) for col in range(0, 1536, 256)]
-    usual = SpectralEncoder.from_pretrained()
-    exact = SpectralEncoder(usual.model, usual.preprocessing, precision="float32")
-    cosines = (usual.encode_scenes(chips) * exact.encode_scenes(chips)).sum(axis=1)
-    assert cosines.min() >= LEAST_COSINE
+    rows, cols = (range(0, side - 127, 128) for side in scene.shape)
+    chips = {"sentinel-2": [scene.crop(Window(row, col, 128, 128)) for row in rows for col in cols]}
+    for folder, pattern, count in (
+        ("hls_worldcover", "*.tif", 40),
+        ("rsicd_aid", "*.webp", 40),
+        ("ombria", "*.webp", 40),
+    ):
+        files = sorted((data_dir / folder).rglob(pattern))
+        sensor = "rgb" if pattern == "*.webp" else None
+        chips[folder] = [read_scene(path, sensor=sensor) for path in files[:: len(files) // count]]
+    return chips
+
+
+def test_real_chips_keep_their_vectors_with_the_shipped_weights(trained, real_chips):
+    half = SpectralEncoder(trained.model, trained.preprocessing, precision="bfloat16")
+    for chips in real_chips.values():
+        cosines = (half.encode_scenes(chips) * trained.encode_scenes(chips)).sum(axis=1)
+        assert cosines.min() >= LEAST_COSINE
+
+
+def test_the_pictures_checked_tell_a_tower_that_loses_too_much_of_real_chips(trained, real_chips, monkeypatch):
+    monkeypatch.setattr(precision, "EXACT_BLOCKS", 1)  # as it once shipped
+    careless = in_bfloat16(folded(trained.model.clip.visual))
+    encoder = SpectralEncoder(trained.model, trained.preprocessing, precision="float32")
+    monkeypatch.setattr(encoder, "_image_tower", lambda: careless)
+    chips = real_chips["sentinel-2"]
+    cosines = (encoder.encode_scenes(chips) * trained.encode_scenes(chips)).sum(axis=1)
+    assert cosines.min() < LEAST_COSINE
+    assert not agreement(careless, trained.model, trained.preprocessing.image_size).near

@@ -45,9 +45,9 @@ MAGNIFY = 2  # of what is encoded for maps without a dense decoder
 class SpectralEncoder:
     """The Encoder of this project: chips of any sensor and texts to unit vectors of one space.
 
-    Whole images are encoded in the given precision; maps and texts are always made in float32. "auto" is bfloat16 on
-    a GPU, and on a CPU that multiplies it if the vectors then keep a cosine of 0.999 to float32. Safe to use from one
-    thread at a time.
+    Whole images are encoded in the given precision; maps and texts are always made in float32. "auto" is float16 on a
+    GPU and bfloat16 on a CPU that multiplies it, if the vectors then keep a cosine of 0.999 to float32. Safe to use
+    from one thread at a time.
     """
 
     def __init__(
@@ -111,15 +111,12 @@ class SpectralEncoder:
         pixels, bands = _drop_thermal(pixels, bands)
         normalised = self.preprocessing.normalise(pixels, valid, bands)
         stems = self.model.stem(self.preprocessing.resize(normalised), bands)
-        half = self.device.type == "cuda" and self.precision != "float32"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            features = self._image_tower()(stems)
-        return functional.normalize(features.float(), dim=-1)
+        return functional.normalize(self._image_tower()(stems).float(), dim=-1)
 
     def _image_tower(self) -> nn.Module:
-        """What runs after the stem; on a CPU made for the weights as they are, and anew when they were changed."""
+        """What runs after the stem; made for the weights as they are, and anew when they were changed."""
         visual: nn.Module = self.model.clip.visual
-        if self.device.type != "cpu" or visual.training:
+        if visual.training:
             return visual
         if self._tower is None or self._tower[1] != _versions(self._watched):
             self._watched = [*visual.parameters(), *visual.buffers()]
@@ -221,7 +218,7 @@ class SpectralEncoder:
         Args:
             folder: of a saved encoder.
             device: cpu, cuda or mps.
-            precision: of whole images: "auto", "float32", or "bfloat16" whatever the CPU and the loss.
+            precision: of whole images: "auto", "float32", or "bfloat16" whatever the device and the loss.
 
         Raises:
             ConfigError: there is no such device or precision.
