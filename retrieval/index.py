@@ -36,6 +36,8 @@ FOLDER = "index"
 SMALL_ROWS = 16_384  # smaller segments are always joined: writing them again takes less than a search through many
 REMOVED_SHARE = 0.3  # of a segment's rows, beyond which it is built anew
 TIE = 1e-5  # scores closer than this may change places when they are computed exactly
+SPARE = 8  # neighbours found beyond those asked for: the last of them shows that none ties with what was asked for
+SCORED = 256  # queries whose vectors are read together
 LEFTOVER_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
@@ -83,28 +85,29 @@ class VectorIndex:
     ) -> list[Found]:
         chosen = self._chosen(segment, allowed)
         count = segment.rows if chosen is None else len(chosen)
-        scores, rows = segment.load().search(queries, min(count, depth + 1), chosen)
-        results = []
-        for query, own_scores, own_rows in zip(queries, scores, rows, strict=True):
-            fetched = len(own_rows)
-            while segment.keeps_vectors and depth <= fetched < count and own_scores[-1] >= own_scores[depth - 1] - TIE:
-                fetched = min(count, 2 * fetched)
-                own_scores, own_rows = (each[0] for each in segment.search(query[None], fetched, chosen))
-                if (own_rows < 0).any():  # a graph holds no more
-                    break
-            own_rows = own_rows[own_rows >= 0]
-            results.append((self._scores(segment, query, own_rows), segment.facts.runs.at(own_rows)))
-        return results
+        rows, unsettled, fetched = {}, np.arange(len(queries)), min(count, depth + SPARE)
+        while len(unsettled):
+            scores, positions = segment.load().search(queries[unsettled], fetched, chosen)
+            tied = np.zeros(len(unsettled), np.bool_)
+            if segment.keeps_vectors and fetched < count:  # negative where a graph holds no more
+                tied = (positions >= 0).all(axis=1) & (scores[:, -1] >= scores[:, depth - 1] - TIE)
+            rows.update({i: own[own >= 0] for i, own in zip(unsettled[~tied].tolist(), positions[~tied], strict=True)})
+            unsettled, fetched = unsettled[tied], min(count, 2 * fetched)
+        return self._scored(segment, queries, [rows[i] for i in range(len(queries))])
 
-    def _scores(
-        self, segment: Segment, query: NDArray[np.float32], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        if segment.keeps_vectors:
-            vectors = segment.vectors_at(positions)
-        else:
-            vectors = self.table.vectors_at(segment.facts.runs.at(positions))
-        scores = np.einsum("nd,d->n", vectors.astype(np.float64), query.astype(np.float64))
-        return np.asarray(scores, np.float32)
+    def _scored(self, segment: Segment, queries: NDArray[np.float32], rows: list[NDArray[np.int64]]) -> list[Found]:
+        """The products of queries (Q, D) with the vectors at some positions of a segment each, and their addresses."""
+        found: list[Found] = []
+        for start in range(0, len(queries), SCORED):
+            several = rows[start : start + SCORED]
+            positions, places = np.unique(np.concatenate(several), return_inverse=True)  # each is read once
+            addresses = segment.facts.runs.at(positions)
+            vectors = segment.vectors_at(positions) if segment.keeps_vectors else self.table.vectors_at(addresses)
+            parts = np.split(places, np.cumsum([len(own) for own in several])[:-1])
+            for query, own in zip(queries[start : start + SCORED], parts, strict=True):
+                scores = np.einsum("nd,d->n", vectors[own].astype(np.float64), query.astype(np.float64))
+                found.append((scores.astype(np.float32), addresses[own]))
+        return found
 
     def _chosen(self, segment: Segment, allowed: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         """Positions in a segment to search among; None where nothing is filtered and nothing was removed."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 BLOCK = 16_384  # rows scored at once on the exact path
 GPU_LEAST = 100_000  # fewer rows are found faster than they reach a GPU
+GPU_MOST = 2048  # neighbours FAISS selects on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class Segment:
     def _approximate(
         self, queries: NDArray[np.float32], depth: int, effort: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        if chosen is None and self._on_gpu():
+        if chosen is None and depth <= GPU_MOST and self._on_gpu():
             scores, rows = self.gpu.search(queries, depth)
             return scores, rows
         selector = None

@@ -23,6 +23,7 @@ from retrieval.kinds import (
     tune,
 )
 from retrieval.rows import RowRuns
+from retrieval.segments import Segment
 from retrieval.store import ChipTable
 from rsvlm.errors import ArchiveError, QueryError
 
@@ -458,3 +459,35 @@ def test_facts_of_no_index_say_so(tmp_path):
     assert index_facts(archive.folder, ChipTable.open(archive.folder)) == {
         "state": "there is none for this version of the table"
     }
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """How many queries every search of a segment was asked."""
+    asked, search = [], Segment.search
+
+    def counted(self, queries, depth, chosen):
+        asked.append(len(queries))
+        return search(self, queries, depth, chosen)
+
+    monkeypatch.setattr(Segment, "search", counted)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_batch_is_one_search_where_nothing_ties(tmp_path, searches, kind):
+    archive = make_archive(tmp_path / "archive", 3000)
+    index = build_index(ChipTable.open(archive.folder), archive.folder, kind=kind)
+    searches.clear()
+    index.search(unit_vectors(64, seed=5), 100)
+    assert searches == [64]
+
+
+def test_queries_whose_answers_tie_are_asked_again_together_until_the_ties_end(tmp_path, searches):
+    archive = Archive.create(tmp_path / "archive", TinyEncoder(), chip=16, stride=16)
+    table = append(archive.folder, np.repeat(unit_vectors(5, clusters=5), 400, axis=0), 0)
+    index = build_index(table, archive.folder)
+    found = index.search(unit_vectors(32, seed=5), 10)
+    assert all(len(rows) == 400 and len(set(scores.tolist())) == 1 for scores, rows in found)
+    assert searches[0] == 32
+    assert len(searches) <= 1 + np.ceil(np.log2(400 / 10))  # each twice as deep
