@@ -20,7 +20,7 @@ DEFAULT_CHIP = 256  # pixels
 app = typer.Typer(help="Build and look after an archive of chips.", no_args_is_help=True)
 ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="Folder of the archive.", show_default=False)]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Folder of a saved encoder.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N; adding uses every GPU of cuda.")]
 
 
 def register(root: typer.Typer) -> None:

@@ -54,6 +54,16 @@ def test_several_encoders_share_the_batches_and_make_the_same_vectors(files):
         list(embed_rasters(jobs, [one, two]))
 
 
+def test_an_encoder_with_replicas_is_used_on_every_device_it_is_on(files, monkeypatch):
+    one, two = TinyEncoder(), TinyEncoder()
+    monkeypatch.setattr(one, "replicas", lambda: [one, two], raising=False)
+    jobs = [Job(path) for path in files]
+    for result, alone in zip(embed_rasters(jobs, one, chip=16, stride=16, batch=3), results(files), strict=True):
+        np.testing.assert_allclose(result.vectors, alone.vectors, atol=1e-5)
+    assert one.batches
+    assert two.batches
+
+
 def test_a_cpu_takes_large_batches_in_small_parts_and_makes_the_same_vectors():
     encoder = TinyEncoder()
     raw = np.random.default_rng(0).integers(1, 9000, (37, 1, 8, 8)).astype(np.uint16)

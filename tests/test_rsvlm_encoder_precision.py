@@ -260,6 +260,21 @@ def test_a_gpu_keeps_the_vectors():
     assert float((found * exact.embed(pixels, valid, S2)).sum(1).min()) >= LEAST_COSINE
 
 
+def test_a_copy_elsewhere_is_equal_and_a_cpu_has_none_beside_it(trained):
+    assert trained.replicas() == [trained]
+    copy = trained.on("cpu")
+    assert copy.fingerprint == trained.fingerprint
+    assert copy.precision == trained.precision
+    assert torch.equal(copy.embed(*reflectances(2), S2), trained.embed(*reflectances(2), S2))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+def test_every_gpu_has_a_copy():
+    encoder = SpectralEncoder.from_pretrained(device="cuda")
+    assert len({one.model.stem.generator.weight.device for one in encoder.replicas()}) == torch.cuda.device_count()
+    assert SpectralEncoder.from_pretrained(device="cuda:0").replicas()[1:] == []
+
+
 @pytest.fixture(scope="module")
 def real_chips(data_dir):
     """A few chips of every kind of real imagery at hand."""

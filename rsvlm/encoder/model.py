@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from copy import deepcopy
 from dataclasses import asdict
 from functools import cached_property
 from importlib import resources
@@ -123,6 +124,18 @@ class SpectralEncoder:
             tower = tower_for(self.model, self.preprocessing.image_size, self.precision)
             self._tower = tower, _versions(self._watched)
         return self._tower[0]
+
+    def replicas(self) -> list[SpectralEncoder]:
+        """This encoder, and an equal one on every other GPU where it is on "cuda" without a number."""
+        if str(self.device) != "cuda":
+            return [self]
+        others = [number for number in range(torch.cuda.device_count()) if number != torch.cuda.current_device()]
+        return [self, *(self.on(f"cuda:{number}") for number in others)]
+
+    def on(self, device: str) -> SpectralEncoder:
+        """A copy of this encoder on another device."""
+        model = deepcopy(self.model)
+        return SpectralEncoder(model, self.preprocessing, device, self.calibration, precision=self.precision)
 
     def encode_scenes(self, scenes: Sequence[Scene]) -> NDArray[np.float32]:
         """Embed N scenes of any sensor and size, equal ones in batches: (N, D) float32, unit length."""
