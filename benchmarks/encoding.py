@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Race, Steps
 
-OURS = "ours: float32, parts a cache holds"
+OURS = "ours"
 WAYS: dict[str, dict[str, bool]] = {
     "float32, whole batch": {},
     "float32, whole batch, channels last": {"channels_last": True},
