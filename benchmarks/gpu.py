@@ -31,6 +31,11 @@ MODELS = {  # name -> timm trunk, side of the image, share of the product's rate
 PRODUCT = "bf16 product"
 FORWARD, MEMORY, TIFF = "forward only", "from memory", "from GeoTIFFs"
 BUS, DECODE, DISK = "bus", "decoding", "file"
+WAYS: dict[str, dict[str, Any]] = {  # other ways to run it, to see which pays
+    "forward only, float32": {"precision": "float32"},
+    "forward only, bfloat16": {"precision": "bfloat16"},
+    "forward only, compiled": {"compiled": True},
+}
 SECONDS = 2.0  # that a rate is measured for, at least
 
 
@@ -83,17 +88,30 @@ def chips_of(files: list[Path], chip: int, count: int) -> Any:
     return np.ascontiguousarray(np.stack([found[place % len(found)] for place in range(count)]))
 
 
-def forward(files: list[Path], model: str, device: str, batch: int, threads: int, seconds: float) -> Steps:
+def forward(
+    files: list[Path],
+    model: str,
+    device: str,
+    batch: int,
+    threads: int,
+    seconds: float,
+    *,
+    precision: str = "auto",
+    compiled: bool = False,
+) -> Steps:
     """The encoder on pixels that are on the device already; facts say how many operations one chip takes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     trunk, chip, _ = MODELS[model]
-    encoder, bands = encoder_for(trunk, threads=threads, device=device, size=chip), SENSORS[SENSOR].bands
+    encoder = encoder_for(trunk, threads=threads, device=device, size=chip, precision=precision)
+    bands = SENSORS[SENSOR].bands
     pixels = torch.from_numpy(chips_of(files, chip, batch)).to(device).float() * bands[0].scale
     valid = torch.ones((batch, chip, chip), dtype=torch.bool, device=device)
     with FlopCounterMode(display=False) as counter:
         encoder.embed(pixels[:1], valid[:1], bands)
+    if compiled:
+        encoder.model.clip.visual.compile(mode="reduce-overhead")  # with CUDA graphs, on a GPU
     repeated(lambda: encoder.embed(pixels, valid, bands), device, seconds / 2)
     yield
     count = repeated(lambda: encoder.embed(pixels, valid, bands), device, seconds)
@@ -174,7 +192,10 @@ def one_model(model: str, plain: list[Path], packed: list[Path], options: argpar
         [
             Contender(TIFF, embed, {**common, "files": packed, "threads": options.threads}),
             Contender(MEMORY, embed, {**common, "files": plain, "threads": options.threads}),
-            Contender(FORWARD, forward, {**timed, "files": plain[:1], "threads": options.threads}),
+            *(
+                Contender(name, forward, {**timed, "files": plain[:1], "threads": options.threads, **way})
+                for name, way in {FORWARD: {}, **WAYS}.items()
+            ),
             Contender(BUS, bus, {**timed, "files": plain[:1]}),
             Contender(DECODE, decode, {"model": model, "files": packed, "threads": options.threads}),
             Contender(DISK, disk, {"model": model, "files": packed}),

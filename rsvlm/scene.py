@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class Window:
             raise SceneError(f"a window must be at least 1 x 1 pixels; got {self.height} x {self.width}")
 
 
+@lru_cache(maxsize=64)
+def _transformer(crs: pyproj.CRS) -> pyproj.Transformer:
+    """To longitude and latitude; making one takes as long as reading a chip, and threads may share it."""
+    return pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where a raster's pixels lie: size, affine transform (pixel corner to CRS units) and CRS, if any."""
@@ -71,7 +77,7 @@ class Grid:
                 "this image has no coordinate system, so it has no place or area on Earth; "
                 "use a georeferenced GeoTIFF, or ask for pixels or percent"
             )
-        return pyproj.Transformer.from_crs(self.crs, "OGC:CRS84", always_xy=True)
+        return _transformer(self.crs)
 
     def lonlat(self, cols: Any, rows: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Longitude and latitude (degrees, WGS84) of pixel coordinates, 0 being the outer edge of the first pixel.
@@ -109,11 +115,9 @@ class Grid:
     def row_areas_m2(self) -> NDArray[np.float64]:
         """Ground area of one pixel in each row: (H,), m2 on the WGS84 ellipsoid, taken at the middle column."""
         sampled = np.unique(np.linspace(0, self.height - 1, min(self.height, 33)).round())
-        middle = self.width / 2
-        areas = []
-        for row in sampled:
-            lon, lat = self.lonlat([middle, middle + 1, middle + 1, middle], [row, row, row + 1, row + 1])
-            areas.append(abs(GEOD.polygon_area_perimeter(lon, lat)[0]))
+        cols, rows = self.width / 2 + np.array([0, 1, 1, 0]), sampled[:, None] + np.array([0, 0, 1, 1])
+        corners = self.lonlat(np.broadcast_to(cols, rows.shape), rows)
+        areas = [abs(GEOD.polygon_area_perimeter(lon, lat)[0]) for lon, lat in zip(*corners, strict=True)]
         return np.interp(np.arange(self.height), sampled, areas)
 
     def area_m2(self, pixels: NDArray[np.bool_]) -> float:
