@@ -15,10 +15,19 @@ import numpy as np
 from retrieval.adding import Adding, AddReport
 from retrieval.address import TableAddress, archive_folder
 from retrieval.asking import condition_sql, encoder_for, hits_of, query_vector, query_vectors, require_page
-from retrieval.embed import Job, embed_rasters
+from retrieval.embed import Job, embed_rasters, pace_of
 from retrieval.filters import text_sql
 from retrieval.folder import create_remote, locked, new_folder, readable
-from retrieval.index import VectorIndex, build_index, extend_index, index_facts, index_problem, open_index, prune
+from retrieval.index import (
+    VectorIndex,
+    asked_of,
+    build_index,
+    extend_index,
+    index_facts,
+    index_problem,
+    open_index,
+    prune,
+)
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
 from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
@@ -185,16 +194,19 @@ class Archive:
         *,
         sensor: str | Path | Sensor | None = None,
         progress: bool = True,
-        batch: int = 64,
-        readers: int = 2,
+        batch: int | None = None,
+        readers: int | None = None,
     ) -> AddReport:
         """Add files, and the images in folders, that are not there yet; a file with new content replaces its chips.
 
+        `batch` chips are encoded at once, and `readers` threads bring them; by default as suits the encoder's device.
         Commits every few seconds, whole files at a time, and keeps finished parts of large ones: after an interruption,
         the same call goes on from there. A file whose size, times and number are those of an earlier add is not read.
         Raises ArchiveBusyError while someone else writes. Files that cannot be read are listed as failed.
         """
         encoder = encoder_for("adding", self.encoder)
+        usual = pace_of(encoder)
+        batch, readers = batch or usual.batch, readers or usual.readers
         wanted = None if sensor is None else find_sensor(sensor)
         files, missing = imagery_files(as_paths(paths))
         with self._writing() as table:
@@ -406,9 +418,10 @@ class Archive:
         address = table_address(folder)
         with locked(folder):
             report = mend_table(folder)
+            kind, recall = asked_of(folder)
             prune(folder, keep=None)
             note_table(folder, address)
-            open_index(ChipTable.open(folder), folder)
+            build_index(ChipTable.open(folder), folder, kind=kind, target=recall)
         return report
 
     @contextmanager

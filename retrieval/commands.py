@@ -42,6 +42,8 @@ def add(
         str | None, typer.Option(metavar="ADDRESS", help="Do the work on this Ray cluster; 'local' starts one here.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Workers with --ray.", min=1)] = 2,
+    batch: Annotated[int | None, typer.Option(help="Chips encoded at once; 64, on a GPU 256.", min=1)] = None,
+    readers: Annotated[int | None, typer.Option(help="Threads that read; 2, for a GPU all cores.", min=1)] = None,
     table: Annotated[
         str | None,
         typer.Option(metavar="URI", help="Where the table of a new archive lies, as s3://bucket/path; else with it."),
@@ -54,7 +56,7 @@ def add(
     require_imagery(paths)
     opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride, table)
     if ray is None:
-        report = opened.add(paths, sensor=sensor)
+        report = opened.add(paths, sensor=sensor, batch=batch, readers=readers)
     else:
         from retrieval.scale import add_with_ray
 

@@ -7,6 +7,7 @@ that holds, and by a cosine of 0.999 at least in half precision on a GPU.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from retrieval.intake import stamp_of
 from retrieval.journal import EncodedChip
 from retrieval.reading import NO_BLOCKS, Chip, Ended, Job, Kind, Opened, Readers, Source
+from rsvlm.encoder.preprocessing import constants
 from rsvlm.errors import SceneError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedChips", "Job", "PixelEncoder", "Source", "embed_rasters", "encode_raw", "physical"]
 
 CPU_CHIPS, CPU_BYTES = 16, 16 * 2**20  # more at once falls out of a CPU's cache and takes twice the time per chip
+BATCH_BYTES = 256 * 2**20  # of stored values in the open batches of all kinds; large chips make small batches
 MIN_VALID = 0.1  # a chip with less valid ground than this says more about its mask than about the place
 
 
@@ -79,8 +82,7 @@ def physical(raw: Tensor, valid: Tensor, bands: tuple[Band, ...], *, linear: boo
 
     Linear backscatter becomes dB, where only positive power is valid. Invalid pixels hold 0.
     """
-    factors = torch.tensor([(band.scale, band.offset) for band in bands], dtype=torch.float32).to(raw.device)
-    scale, offset = factors.T[:, :, None, None]
+    scale, offset = constants(tuple((band.scale, band.offset) for band in bands), raw.device)
     pixels = raw.to(torch.float32) * scale + offset  # float32 before anything else: bfloat16 keeps 3 digits of 5
     if linear:
         valid = valid & (pixels > 0).all(dim=1)
@@ -185,7 +187,7 @@ class _Assembly:
     ) -> None:
         self._given, self._encoders, self._batch, self._journal, self._turn = jobs, encoders, batch, journal, 0
         self._groups: dict[Kind, list[Chip]] = {}
-        self._pending = 0
+        self._pending = self._pending_bytes = 0
         self._launched: deque[tuple[list[Chip], Tensor, Tensor]] = deque()
         self._jobs: defaultdict[int, _Progress] = defaultdict(_Progress)
         self._complete: list[int] = []
@@ -201,10 +203,10 @@ class _Assembly:
         else:
             group = self._groups.setdefault(message.kind, [])
             group.append(message)
-            self._pending += 1
+            self._pending, self._pending_bytes = self._pending + 1, self._pending_bytes + message.cut.raw.nbytes
             if len(group) == self._batch:
                 self._encode(message.kind)
-            elif self._pending >= 2 * self._batch:  # many kinds with few chips each: memory stays flat
+            elif self._pending >= 2 * self._batch or self._pending_bytes >= BATCH_BYTES:  # memory stays flat
                 self._encode(max(self._groups, key=lambda kind: len(self._groups[kind])))
 
     def flush(self) -> None:
@@ -216,11 +218,12 @@ class _Assembly:
     def _encode(self, kind: Kind) -> None:
         chips = self._groups.pop(kind)
         self._pending -= len(chips)
+        self._pending_bytes -= sum(chip.cut.raw.nbytes for chip in chips)
         encoder = self._encoders[self._turn % len(self._encoders)]
         self._turn += 1
         raw, valid = [chip.cut.raw for chip in chips], [chip.cut.valid for chip in chips]
         self._launched.append((chips, *_launch(encoder, raw, valid, kind.bands, linear=kind.linear)))
-        while len(self._launched) > len(self._encoders):
+        while len(self._launched) > sum(one.device.type != "cpu" for one in self._encoders):
             self._collect()
 
     def _collect(self) -> None:
@@ -256,6 +259,19 @@ class _Assembly:
         while self._complete:
             number = self._complete.pop(0)
             yield number, self._jobs.pop(number).result(self._given[number], self._encoders[0].dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Chips encoded at once, and threads that read them."""
+
+    batch: int
+    readers: int
+
+
+def pace_of(encoder: PixelEncoder) -> Pace:
+    """What suits a device: a GPU waits for decoding, so every core reads for it; beside a CPU's encoder two do."""
+    return Pace(64, 2) if encoder.device.type == "cpu" else Pace(256, max(2, os.cpu_count() or 2))
 
 
 def _on_every_device(encoder: PixelEncoder) -> list[PixelEncoder]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -197,6 +198,16 @@ def index_facts(folder: Path, table: ChipTable) -> dict[str, Any]:
     return {"state": "whole", "asked": index.kind, "target_recall": index.target, "segments": index.described}
 
 
+def asked_of(folder: Path) -> tuple[str, float]:
+    """The kind and the recall that were asked for last, as the manifests tell; "auto" where none can be read."""
+    for path in _manifests(folder):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            if plain.pop("sha256") == _digest(plain) and plain["kind"] in (AUTO, *KINDS):
+                return plain["kind"], float(plain["target"])
+    return AUTO, TARGET
+
+
 def prune(folder: Path, keep: int | None) -> None:
     """Remove the indexes of other generations, and what interrupted builds left behind."""
     named = set()
@@ -220,9 +231,7 @@ def _newest_usable(table: ChipTable, folder: Path, previous: VectorIndex | None)
     if previous is not None and previous.segments:
         return replace(previous, table=table, segments=_of_table(previous.segments, table), live={})
     wanted = asdict(IndexKey.of(table))
-    own = _manifest_file(folder, table.version)
-    others = sorted((folder / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in [own, *others]:
+    for path in [_manifest_file(folder, table.version), *_manifests(folder)]:
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
             if all(plain[name] == wanted[name] for name in ("dim", "metric", "fingerprint", "format_version")):
@@ -272,18 +281,12 @@ def _completed(index: VectorIndex, folder: Path, texts: Queries | None) -> Vecto
     while kept and (kept[0].rows < 2 * size or kept[0].rows + size <= SMALL_ROWS):
         size += kept[0].rows
         joining.append(kept.pop(0))
-    file = _free_name(index.key.generation, kept)
+    file = f"{index.key.generation}-{uuid4().hex[:12]}.faiss"  # readers may build the same at once, no two alike
     if joining:
         made = joined(joining[::-1], missing, table, plan, folder=place, file=file)
     else:
         made = build_segment(table, missing, plan, folder=place, file=file)
     return replace(index, segments=(*kept, made))
-
-
-def _free_name(generation: int, kept: list[Segment]) -> str:
-    taken = {segment.facts.file for segment in kept}
-    names = (f"{generation}{suffix}.faiss" for suffix in ("", *(f"-{n}" for n in range(1, len(kept) + 1))))
-    return next(name for name in names if name not in taken)
 
 
 def _keep(index: VectorIndex, folder: Path) -> None:
@@ -298,7 +301,7 @@ def _save(index: VectorIndex, folder: Path) -> None:
     """Write beside, flush to the disk, rename; the manifest comes last, so its presence means the index is whole."""
     manifest = _manifest_file(folder, index.key.generation)
     manifest.parent.mkdir(exist_ok=True)
-    beside = manifest.with_suffix(f".{os.getpid()}.tmp")
+    beside = manifest.with_suffix(f".{uuid4().hex}.tmp")
     for segment in index.segments:
         if not segment.facts.sha256:
             faiss_module().write_index(segment.index, str(beside))
@@ -308,6 +311,11 @@ def _save(index: VectorIndex, folder: Path) -> None:
     body = {**asdict(index.key), "kind": index.kind, "target": index.target, "segments": parts}
     beside.write_text(json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True), encoding="utf-8")
     settle(beside, manifest)
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """All that are there, the newest first."""
+    return sorted((folder / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _manifest_file(folder: Path, generation: int) -> Path:

@@ -33,17 +33,14 @@ class CloudTest:
 
 
 def cloud_test(raster: Raster, chip: tuple[int, int]) -> CloudTest | None:
-    """How to tell the clouds of chips (H, W): by its classes, else by its bands unless the producer states a share.
-
-    None where neither is there.
-    """
+    """How to tell the clouds of chips (H, W): by its classes, else by its bands; None where neither is there."""
     step = max(1, min(chip) // CLOUD_PIXELS)
     layer = classes_layer(raster)
     if layer is not None:
         return CloudTest(step, layer=layer)
     names = [{band.name, band.common_name} for band in raster.bands]
     told = raster.sensor.units == "reflectance" and set(CLOUD_BANDS) <= set().union(*names)
-    if raster.cloud_cover is not None or not told:
+    if not told:
         return None
     return CloudTest(step, positions=tuple(place for place, two in enumerate(names) if two & TESTED))
 

@@ -13,7 +13,7 @@ import rasterio
 from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
 from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
-from retrieval.quality import CloudTest, classes_layer, cloud_map, cloud_test
+from retrieval.quality import CloudTest, cloud_map, cloud_test
 from rsvlm.errors import RsvlmError
 from rsvlm.raster import open_raster, tiles
 
@@ -51,7 +51,7 @@ class Source:
     grid: Grid
     acquired: datetime | None
     content_hash: str
-    cloud_cover: float | None  # fraction, as the producer states it; None where its classes tell it chip by chip
+    cloud_cover: float | None  # fraction, as the producer states it; None where it can be told chip by chip
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +294,12 @@ def _in_words(error: RsvlmError | OSError, job: Job) -> str:
 
 
 def _source(raster: Raster, job: Job) -> Source:
-    stated = None if raster.cloud_cover is None or classes_layer(raster) is not None else raster.cloud_cover / 100
+    stated = raster.cloud_cover if cloud_test(raster, raster.grid.shape) is None else None
     return Source(
         sensor=raster.sensor.name,
         bands=raster.bands,
         grid=raster.grid,
         acquired=raster.acquired,
         content_hash=content_hash(job.path),
-        cloud_cover=stated,
+        cloud_cover=None if stated is None else stated / 100,
     )

@@ -14,7 +14,7 @@ from retrieval.cluster import Pool, run_units
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.parts import Part, commit_parts, outdated_rows
 from retrieval.stamps import Stamps
-from retrieval.units import Task, digest, in_units, staged_parts
+from retrieval.units import Task, digest, forget_attempts, in_units, staged_parts
 from rsvlm.errors import ArchiveError
 from rsvlm.files import imagery_files
 from rsvlm.sensors import find_sensor
@@ -86,7 +86,11 @@ def add_on(
         work = [(str(item.path), item.content_hash) for item in plan if item.action != "leave"]
         parts = staged_parts(task, table, work)
         rest = sorted(set(work) - {content for part in parts for content in part.contents})
-        parts += run_units(in_units(rest, pool.workers), task, pool, progress=progress)
+        try:
+            parts += run_units(in_units(rest, pool.workers), task, pool, progress=progress)
+        except KeyboardInterrupt:
+            forget_attempts(task)
+            raise
         finish(table, plan, parts)
         shutil.rmtree(archive.folder / STAGING, ignore_errors=True)
     return counts(plan, parts, [*missing, *unreadable])

@@ -128,7 +128,8 @@ def export_vectors(
     if batch < 1:
         raise QueryError(f"at least 1 point is sent at once; got {batch}")
     table = ChipTable.open(archive.folder)
-    condition = None if where is None else where_sql(where)
+    table.require_sound()
+    condition = None if where is None else where_sql(where, table.added_columns)
     generation = hashlib.sha256(json.dumps([str(archive.folder), table.version, condition]).encode()).hexdigest()[:16]
     cursor = _Cursor(archive.folder, name, {"generation": generation, "batch": batch})
     expected = int(table.dataset.count_rows(filter=condition))

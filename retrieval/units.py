@@ -132,6 +132,12 @@ def _attempt(unit: Sequence[Content], log: Path) -> tuple[list[Sequence[Content]
     return groups, [(path, "the worker that read it died") for path, _ in unit if path in attempts]
 
 
+def forget_attempts(task: Task) -> None:
+    """What was noted of units whose workers were stopped on purpose: nobody died over them."""
+    for log in task.staging.glob("*.attempts"):
+        log.unlink(missing_ok=True)
+
+
 def _note(log: Path, begun: str) -> None:
     """Add a line that outlives this process."""
     log.parent.mkdir(parents=True, exist_ok=True)

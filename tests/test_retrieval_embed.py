@@ -7,7 +7,7 @@ import pytest
 import torch
 from fakes import DIM, TinyEncoder, write_raster
 
-from retrieval.embed import Job, embed_rasters, encode_raw, physical
+from retrieval.embed import Job, Pace, embed_rasters, encode_raw, pace_of, physical
 from retrieval.store import ArchiveConfig, rows_of, schema_for
 from rsvlm.errors import SceneError
 from rsvlm.raster import open_raster, tiles
@@ -62,6 +62,23 @@ def test_an_encoder_with_replicas_is_used_on_every_device_it_is_on(files, monkey
         np.testing.assert_allclose(result.vectors, alone.vectors, atol=1e-5)
     assert one.batches
     assert two.batches
+
+
+def test_large_chips_make_small_batches_so_that_memory_stays_flat(files, monkeypatch):
+    monkeypatch.setattr("retrieval.embed.BATCH_BYTES", 1)
+    encoder = TinyEncoder()
+    small = list(embed_rasters([Job(path) for path in files], encoder, chip=16, stride=16, batch=64))
+    assert set(encoder.batches) == {1}
+    for result, alone in zip(small, results(files), strict=True):
+        np.testing.assert_allclose(result.vectors, alone.vectors, atol=1e-5)
+
+
+def test_more_threads_read_for_a_gpu_than_for_a_cpu(monkeypatch):
+    encoder = TinyEncoder()
+    assert pace_of(encoder) == Pace(batch=64, readers=2)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    encoder.device = torch.device("cuda")
+    assert pace_of(encoder) == Pace(batch=256, readers=16)
 
 
 def test_a_cpu_takes_large_batches_in_small_parts_and_makes_the_same_vectors():
@@ -150,15 +167,13 @@ def cloudy_raster(path, **tags):
     return path
 
 
-def test_clouds_are_measured_where_the_producer_states_none_and_the_bands_tell(tmp_path):
+def test_clouds_are_measured_chip_by_chip_where_the_bands_tell_else_as_the_producer_states(tmp_path):
     measured, stated = cloudy_raster(tmp_path / "a.tif"), cloudy_raster(tmp_path / "b.tif", CLOUD_COVER="40")
-    found = results([measured, stated, write_raster(tmp_path / "c.tif", shape=(16, 16))])
-    assert found[0].cloud == (0, pytest.approx(8 / 12))
-    assert (found[1].cloud, found[1].source.cloud_cover) == ((None, None), 0.4)
-    assert found[2].cloud == (None,)  # no short-wave infrared
+    untold = write_raster(tmp_path / "c.tif", shape=(16, 16))  # no short-wave infrared
+    only_stated = write_raster(tmp_path / "d.tif", shape=(16, 32), CLOUD_COVER="40")
     schema = schema_for(ArchiveConfig("tiny", "0", DIM, 16, 16))
-    assert rows_of(found[0], schema)["cloud"].to_pylist() == [0, pytest.approx(8 / 12)]
-    assert rows_of(found[1], schema)["cloud"].to_pylist() == [0.4, 0.4]
+    clouds = [rows_of(found, schema)["cloud"].to_pylist() for found in results([measured, stated, untold, only_stated])]
+    assert clouds == [[0, pytest.approx(8 / 12)], [0, pytest.approx(8 / 12)], [None], [0.4, 0.4]]
 
 
 def test_scaling_and_decibels_on_the_device_agree_with_the_scene(tmp_path):

@@ -330,3 +330,30 @@ def test_on_ray_with_a_worker_killed_every_chip_is_there_once(archive, scenes, t
     assert archive.verify() == []
     with pytest.raises(FingerprintError, match="--encoder"):
         add_on(Pool(partial(TinyEncoder, 1)), archive, write_raster(tmp_path / "new.tif", seed=50), sensor=SENSOR)
+
+
+def test_stopping_a_run_on_purpose_is_no_death_of_a_worker(archive, scenes, monkeypatch):
+    def stopped(units, task, pool, **options):
+        log = task.record(units[0]).with_suffix(".attempts")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text('""\n')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scale, "run_units", stopped)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            add(archive, scenes)
+        assert list(archive.folder.rglob("*.attempts")) == []
+
+
+def test_files_are_added_after_columns_were(archive, scenes, in_process):
+    import pyarrow as pa
+
+    first, second = scenes / "00.tif", scenes / "01.tif"
+    add(archive, first)
+    archive.annotate(pa.table({"path": [str(first)], "crop": ["maize"]}))
+    report = add(archive, second)
+    assert (report.added, report.failed) == (1, ())
+    told = {(row["path"], row["crop"]) for row in ChipTable.open(archive.folder).dataset.to_table().to_pylist()}
+    assert told == {(str(first), "maize"), (str(second), None)}
+    assert archive.verify() == []

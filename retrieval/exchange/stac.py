@@ -62,7 +62,8 @@ def export_stac(archive: Archive, out: AnyPath, *, where: str | None = None, vec
     """
     target = _target(archive, out)
     table = ChipTable.open(archive.folder)
-    wanted = "" if where is None else where_sql(where)
+    table.require_sound()
+    wanted = "" if where is None else where_sql(where, table.added_columns)
     schema = item_schema(table.config, vectors=vectors)
     items = 0
     try:

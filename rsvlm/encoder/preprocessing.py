@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rsvlm.sensors import Band
+
+
+@lru_cache(maxsize=256)
+def constants(pairs: tuple[tuple[float, float], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Two numbers a band as float32 (C, 1, 1) each, kept on the device: bringing them anew would wait for a GPU."""
+    with torch.inference_mode(False):
+        first, second = torch.tensor(pairs, dtype=torch.float32).to(device).T[:, :, None, None]
+    return first, second
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +69,7 @@ class Preprocessing:
         Values further than 10 deviations are clipped, so that one broken pixel cannot drown a scene.
         """
         found = [self.of(band) for band in bands]
-        mean = torch.tensor([s.mean for s in found], device=pixels.device)[:, None, None]
-        std = torch.tensor([s.std for s in found], device=pixels.device)[:, None, None]
+        mean, std = constants(tuple((s.mean, s.std) for s in found), pixels.device)
         scaled = ((pixels - mean) / std).clamp(-10, 10)
         return scaled * valid[:, None]
 
