@@ -20,6 +20,7 @@ from retrieval.store import (
     read_config,
     table_address,
     vectors_in,
+    withheld,
 )
 from retrieval.sums import (
     changed_files,
@@ -110,7 +111,7 @@ def _newest_readable(folder: Path, address: TableAddress) -> int:
         except ArchiveError:
             raise
         except LANCE_ERRORS as error:
-            if manifest is None:
+            if manifest is None or withheld(folder, error) is not None:
                 raise damaged(folder, error) from error
             _set_aside(address, manifest)
         else:
@@ -139,25 +140,28 @@ def _set_aside(address: TableAddress, manifest: str) -> None:
 def _broken_fragments(table: ChipTable) -> set[int]:
     """Parts whose files hold other bytes than were written, or that Lance cannot read.
 
-    Raises ArchiveError for a part on object storage that does not answer: what cannot be had now is not lost.
+    Raises ArchiveError for a part on object storage that does not answer, or that may not be read: what cannot be had
+    now is not lost.
     """
     broken = set()
     for part in table.dataset.get_fragments():
         if noted_damage(table.folder) is None and changed_files(table.folder, files_in(part), thorough=True):
             broken.add(part.fragment_id)
-        elif not _readable(part):
+        elif not _readable(part, table.folder):
             if table.address.is_remote:
                 StoredObjects(table.address).require_answer(files_in(part))
-            if not table.address.is_remote or not _readable(part):
+            if not table.address.is_remote or not _readable(part, table.folder):
                 broken.add(part.fragment_id)
     return broken
 
 
-def _readable(part: lance.LanceFragment) -> bool:
+def _readable(part: lance.LanceFragment, folder: Path) -> bool:
     try:
         for _ in part.to_batches():
             pass
-    except LANCE_ERRORS:
+    except LANCE_ERRORS as error:
+        if (refusal := withheld(folder, error)) is not None:
+            raise refusal from error
         return False
     return True
 

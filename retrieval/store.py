@@ -39,6 +39,7 @@ METRIC = "cosine"
 TABLE = "chips.lance"
 METADATA_KEY = b"rsvlm"
 LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for files it cannot read; no common root
+REFUSALS = ("Permission denied", "Too many open files", "Cannot allocate memory")  # no damage, whatever Lance calls it
 UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
 MANY_FRAGMENTS = 32
 TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are joined
@@ -426,8 +427,24 @@ def not_written(error: Exception) -> ArchiveError:
     )
 
 
+def withheld(folder: Path, error: Exception) -> ArchiveError | None:
+    """The error for a table that is whole but cannot be read here and now, None where it may be damaged."""
+    said = str(error)
+    if "upgrade Lance" in said:
+        return ArchiveError(
+            f"the table of {folder} was written by a newer Lance; run `pip install -U pylance`, then repeat the command"
+        )
+    if isinstance(error, PermissionError) or any(reason in said for reason in REFUSALS):
+        return ArchiveError(
+            f"the table of {folder} may not be read ({said[:120]}); see to that, then repeat the command"
+        )
+    return None
+
+
 def damaged(folder: Path, error: Exception) -> ArchiveError:
     """The error for a table that cannot be read."""
+    if (found := withheld(folder, error)) is not None:
+        return found
     if (folder / POINTER).exists():
         return ArchiveError(
             f"the table of {folder} on object storage cannot be read ({str(error)[:200]}); see to its connection and "

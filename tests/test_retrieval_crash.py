@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from retrieval.exchange import export_stac
 from retrieval.index import build_index
 from retrieval.servers import export_vectors
 from retrieval.store import TABLE, ChipTable
+from retrieval.sums import note_files
 from rsvlm.errors import ArchiveError
 
 SENSOR = "sentinel-2-l2a"
@@ -274,3 +276,41 @@ def test_what_was_damaged_is_not_given_out(archive, tmp_path, give):
     with pytest.raises(ArchiveError, match="rsvlm index repair"):
         give(archive, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def written_by_newer_lance(manifest):
+    """Set a flag in a manifest that no Lance of today knows: 2**40 in field 9, of what a reader must understand."""
+    raw = manifest.read_bytes()
+    (start,) = struct.unpack("<Q", raw[-16:-8])
+    message = raw[start + 4 : -16] + bytes([9 << 3, *[0x80] * 5, 0x20])
+    manifest.write_bytes(raw[:start] + struct.pack("<I", len(message)) + message + raw[-16:])
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_table_of_a_newer_lance_is_told_and_repair_leaves_it_alone(archive, noted):
+    folder = archive.folder / TABLE / "_versions"
+    newest = min(folder.glob("*.manifest"))
+    written_by_newer_lance(newest)
+    if noted:
+        (archive.folder / "sums.json").unlink()
+        note_files(archive.folder, archive.folder / TABLE)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if noted:
+        with pytest.raises(ArchiveError, match="newer Lance; run `pip install -U pylance`"):
+            reopened(archive)
+    with pytest.raises(ArchiveError, match="newer Lance"):
+        Archive.mend(archive.folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError("Too many open files (os error 24)")]
+)
+def test_a_repair_of_what_may_not_be_read_changes_nothing(archive, monkeypatch, error):
+    before = {path: path.read_bytes() for path in (archive.folder / TABLE).rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.address.TableAddress.dataset", lambda self: (_ for _ in ()).throw(error))
+        with pytest.raises(ArchiveError, match="may not be read"):
+            Archive.mend(archive.folder)
+    assert {path: path.read_bytes() for path in (archive.folder / TABLE).rglob("*") if path.is_file()} == before
+    assert reopened(archive).verify() == []
