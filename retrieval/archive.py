@@ -30,9 +30,9 @@ from retrieval.index import (
 )
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
-from retrieval.kinds import AUTO, TARGET, TUNING_TEXTS, require_kind
+from retrieval.kinds import AUTO, DEPTH, TARGET, TUNING_TEXTS, require_kind
 from retrieval.repair import RepairReport, mend_table, note_table, table_problems
-from retrieval.search import DEPTHS, Query, Ranking, likeness_threshold, to_hit
+from retrieval.search import Query, Ranking, likeness_threshold, to_hit
 from retrieval.stamps import Stamps
 from retrieval.store import (
     HIT_COLUMNS,
@@ -300,7 +300,7 @@ class Archive:
             return [[] for _ in queries]
         with readable(self.folder):
             allowed = None if condition is None else table.addresses(condition)
-            found = index.search(vectors, DEPTHS[0], allowed)
+            found = index.search(vectors, DEPTH, allowed)
             rankings = [
                 Ranking(table, index, vector, allowed, first=first)
                 for vector, first in zip(vectors, found, strict=True)

@@ -38,7 +38,8 @@ SMALL_ROWS = 16_384  # smaller segments are always joined: writing them again ta
 REMOVED_SHARE = 0.3  # of a segment's rows, beyond which it is built anew
 TIE = 1e-5  # scores closer than this may change places when they are computed exactly
 SPARE = 8  # neighbours found beyond those asked for: the last of them shows that none ties with what was asked for
-SCORED = 256  # queries whose vectors are read together
+SCORED = 256  # queries whose vectors are read together,
+READ_ROWS = 32_768  # and so many of these at once
 LEFTOVER_SECONDS = 3600
 logger = logging.getLogger(__name__)
 
@@ -103,11 +104,31 @@ class VectorIndex:
             several = rows[start : start + SCORED]
             positions, places = np.unique(np.concatenate(several), return_inverse=True)  # each is read once
             addresses = segment.facts.runs.at(positions)
-            vectors = segment.vectors_at(positions) if segment.keeps_vectors else self.table.vectors_at(addresses)
             parts = np.split(places, np.cumsum([len(own) for own in several])[:-1])
-            for query, own in zip(queries[start : start + SCORED], parts, strict=True):
-                scores = np.einsum("nd,d->n", vectors[own].astype(np.float64), query.astype(np.float64))
-                found.append((scores.astype(np.float32), addresses[own]))
+            scores = [np.zeros(len(own), np.float32) for own in several]
+            for low in range(0, len(positions), READ_ROWS):
+                inside = slice(low, low + READ_ROWS)
+                vectors = (
+                    segment.vectors_at(positions[inside])
+                    if segment.keeps_vectors
+                    else self.table.vectors_at(addresses[inside])
+                )
+                for query, own, out in zip(queries[start : start + SCORED], parts, scores, strict=True):
+                    here = (own >= low) & (own < low + READ_ROWS)
+                    chosen = vectors[own[here] - low].astype(np.float64)
+                    out[here] = np.einsum("nd,d->n", chosen, query.astype(np.float64))
+            found += [(out, addresses[own]) for out, own in zip(scores, parts, strict=True)]
+        return found
+
+    def scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The products of one query (D,) with the vectors of the rows at these addresses (n,), as in a search."""
+        found = np.zeros(len(rows), np.float32)
+        for segment in self.segments:
+            positions = segment.load().facts.runs.positions(rows)
+            live = self.table.runs.in_fragments(covered(segment, self.table)).positions(rows) >= 0
+            here = np.flatnonzero((positions >= 0) & live)
+            ((scores, _),) = self._scored(segment, query[None], [positions[here]])
+            found[here] = scores
         return found
 
     def _chosen(self, segment: Segment, allowed: NDArray[np.int64] | None) -> NDArray[np.int64] | None:

@@ -6,14 +6,16 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 from pyproj import Geod
 
+from retrieval.filters import bbox_sql
 from retrieval.kinds import DEPTH
+from retrieval.store import BOUNDS
 from rsvlm.answer import Hit
 from rsvlm.encoder.calibration import calibration_of
 from rsvlm.errors import QueryError
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 
     Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-DEPTHS = (DEPTH, 10 * DEPTH, 100 * DEPTH)  # how far a search looks, in steps that do not depend on k: pages agree
+DEEPER = 10  # times as far as the step before; steps do not depend on k, so that pages agree
+REACH = 16  # times `near_km`: beyond, nearness would add less than rounding does, and adds nothing
 TAKEN = 64  # rows read at once while chips too near to a better one are passed over
 EARTH_KM = 6371.0088  # mean radius
 WGS84 = Geod(ellps="WGS84")
-BOUNDS = ("west", "south", "east", "north")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,9 @@ class Query:
 
     The content's vector is the weighted sum of the unit vectors of `text`, `image` and `vector`, brought to length 1.
     The score is its cosine with the chip, plus `near_weight` x exp(-distance / `near_km`), where the distance runs
-    from `near`, (longitude, latitude) in degrees, to the middle of the chip. Text cosines are mostly smaller than
-    image cosines, so equal weights let an image say more; a text_weight of 2 to 3 evens them out.
+    from `near`, (longitude, latitude) in degrees, to the middle of the chip; nothing from 16 x `near_km` on. Text
+    cosines are mostly smaller than image cosines, so equal weights let an image say more; a text_weight of 2 to 3
+    evens them out.
     """
 
     text: str | None = None
@@ -84,7 +87,7 @@ class Query:
         if self.near is None:
             return np.zeros(len(bounds))
         distance = kilometres(middles(bounds), np.asarray(self.near, np.float64))
-        return np.nan_to_num(self.near_weight * np.exp(-distance / self.near_km), nan=0.0)
+        return np.where(distance < REACH * self.near_km, self.near_weight * np.exp(-distance / self.near_km), 0.0)
 
 
 def require_place(place: tuple[float, float]) -> None:
@@ -92,6 +95,23 @@ def require_place(place: tuple[float, float]) -> None:
     good = len(place) == 2 and all(isinstance(v, int | float) and math.isfinite(v) for v in place)
     if not good or abs(place[0]) > 180 or abs(place[1]) > 90:
         raise QueryError(f"a place is longitude and latitude in degrees, within -180..180 and -90..90; got {place!r}")
+
+
+def around_sql(place: tuple[float, float], km: float) -> str:
+    """A condition that every chip with its middle within so many kilometres of a place meets, and some others do."""
+    lon, lat = place
+    reach = math.degrees(km / EARTH_KM) + 1e-6
+    south, north = max(lat - reach, -90), min(lat + reach, 90)
+    slim = math.cos(math.radians(max(abs(south), abs(north))))
+    if abs(lat) + reach >= 90 or reach >= 180 * slim:
+        return bbox_sql((-180, south, 180, north))
+    west, east = lon - reach / slim, lon + reach / slim
+    return bbox_sql(((west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north))
+
+
+def _holds(ascending: NDArray[np.int64], row: int) -> bool:
+    place = int(np.searchsorted(ascending, row))
+    return place < len(ascending) and int(ascending[place]) == row
 
 
 def middles(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,8 +133,8 @@ def kilometres(places: NDArray[np.float64], place: NDArray[np.float64]) -> NDArr
 class Ranking:
     """All answers to one query in their order, found as far as they are asked for.
 
-    The order is the same however many are asked for, so pages neither repeat a chip nor leave one out: the steps of
-    DEPTHS are fixed, and what a further step finds comes after what the steps before it settled.
+    The order is the same however many are asked for, so pages neither repeat a chip nor leave one out: the steps are
+    fixed, and what a further step finds comes after what the steps before it settled.
     """
 
     table: ChipTable
@@ -126,17 +146,27 @@ class Ranking:
 
     def in_order(self) -> Iterator[tuple[float, int]]:
         """Scores and row addresses, best first; equal scores by chip id."""
+        if self.query is None or self.query.near is None:
+            yield from self._by_content()
+            return
+        rows, bonus = self._around(self.query, self.query.near)
+        near = np.sort(rows)
+        everywhere = len(rows) == (len(self.table) if self.allowed is None else len(self.allowed))
+        rest = () if everywhere else ((score, row) for score, row in self._by_content() if not _holds(near, row))
+        yield from heapq.merge(self._nearby(rows, bonus), rest, key=lambda entry: -entry[0])
+
+    def _by_content(self) -> Iterator[tuple[float, int]]:
+        """All chips, as they are like the query, in steps as deep as they are asked for."""
         waiting: list[tuple[float, str, int]] = []
         seen: set[int] = set()
-        room = self.query.near_weight if self.query is not None else 0.0
-        for depth in DEPTHS:
+        for depth in (DEPTH * DEEPER**step for step in count()):
             scores, rows = self._step(depth)
             fresh = np.array([row not in seen for row in rows.tolist()], bool)
             seen.update(rows.tolist())
             for entry in self._keyed(scores[fresh], rows[fresh]):
                 heapq.heappush(waiting, entry)
-            ended = len(rows) < depth or depth == DEPTHS[-1]
-            bound = -math.inf if ended else float(scores[-1]) + room  # nothing unseen can have more
+            ended = len(rows) < depth
+            bound = -math.inf if ended else float(scores[-1])  # nothing unseen can have more
             while waiting and -waiting[0][0] >= bound:
                 score, _, row = heapq.heappop(waiting)
                 yield -score, row
@@ -144,18 +174,32 @@ class Ranking:
                 return
 
     def _step(self, depth: int) -> Found:
-        if depth == DEPTHS[0] and self.first is not None:
+        if depth == DEPTH and self.first is not None:
             return self.first
         return self.index.search(self.vector[None], depth, self.allowed)[0]
 
+    def _around(self, query: Query, place: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Row addresses of the chips that nearness adds something to, and what it adds."""
+        rows, bounds = self.table.bounds(around_sql(place, REACH * query.near_km))
+        bonus = query.bonus(bounds)
+        kept = bonus > 0
+        if self.allowed is not None:
+            kept &= np.isin(rows, self.allowed)
+        return rows[kept], bonus[kept]
+
+    def _nearby(self, rows: NDArray[np.int64], bonus: NDArray[np.float64]) -> Iterator[tuple[float, int]]:
+        """These chips in their order, every one scored, for none can be told from its content alone."""
+        total = (self.index.scores(self.vector, rows) + bonus).astype(np.float32)
+        order = np.argsort(-total, kind="stable")
+        start = 0
+        while start < len(order):
+            stop = int(np.searchsorted(-total[order], -total[order[min(start + TAKEN, len(order)) - 1]], side="right"))
+            part = order[start:stop]  # whole runs of equal scores
+            yield from ((-score, row) for score, _, row in sorted(self._keyed(total[part], rows[part])))
+            start = stop
+
     def _keyed(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Iterator[tuple[float, str, int]]:
-        """Entries to sort by: chip ids are read only where scores are equal, or nearness changes them."""
-        if self.query is not None:
-            taken = self.table.take(rows, ("chip_id", *BOUNDS))
-            bounds = np.array([[row[name] for name in BOUNDS] for row in taken], np.float64).reshape(-1, 4)
-            total = scores + self.query.bonus(bounds)
-            yield from zip((-total).tolist(), (row["chip_id"] for row in taken), rows.tolist(), strict=True)
-            return
+        """Entries to sort by: chip ids are read only where scores are equal."""
         values, counts = np.unique(scores, return_counts=True)
         tied = np.flatnonzero(np.isin(scores, values[counts > 1]))
         names = {

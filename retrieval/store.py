@@ -46,6 +46,7 @@ TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are j
 MANY_NAMES, BATCH = 2048, 2**18  # more files are looked for without SQL, which would list them all for every row
 REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
+BOUNDS = ("west", "south", "east", "north")
 HIT_COLUMNS = (
     *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
     *("path", "row", "col", "height", "width", "caption"),
@@ -295,6 +296,13 @@ class ChipTable:
                 self._selections.pop(next(iter(self._selections)), None)
             self._selections[condition] = np.sort(np.asarray(ids.to_numpy(), np.int64))
         return self._selections[condition]
+
+    def bounds(self, condition: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Addresses (n,) of the rows that meet an SQL condition, and their west, south, east, north (n, 4)."""
+        with self._reading():
+            found = self.dataset.to_table(columns=list(BOUNDS), filter=condition, with_row_id=True)
+        columns = [np.asarray(found[name].to_numpy(), np.float64) for name in BOUNDS]
+        return np.asarray(found["_rowid"].to_numpy(), np.int64), np.stack(columns, axis=1)
 
     def take(self, addresses: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
         """Rows at these addresses, in their order."""

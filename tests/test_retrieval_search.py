@@ -10,12 +10,13 @@ import pytest
 import shapely
 import typer
 from fakes import DIM, TinyEncoder, write_raster
-from test_retrieval_index import append, make_archive, unit_vectors
+from test_retrieval_index import append, make_archive, rows_for, unit_vectors
 
 from retrieval import Archive, Query
 from retrieval.commands import _read_table
 from retrieval.filters import where_sql
-from retrieval.search import kilometres, likeness_threshold, middles, to_hit
+from retrieval.search import around_sql, kilometres, likeness_threshold, middles, to_hit
+from retrieval.store import ChipTable
 from rsvlm.encoder.calibration import Calibration, Threshold
 from rsvlm.errors import QueryError
 from rsvlm.raster import read_scene
@@ -162,6 +163,65 @@ def test_spread_hits_are_those_a_greedy_walk_down_the_list_keeps(large, apart):
     hits = large.search(vector, 15, apart_km=apart)
     assert ids(hits) == expected
     assert ids(large.search(vector, 5, offset=5, apart_km=apart)) == expected[5:10]
+
+
+def placed(path, vectors, places):
+    """An archive of chips that are points at these longitudes and latitudes (N, 2)."""
+    import lance
+
+    archive = Archive.create(path, TinyEncoder(), chip=16, stride=16)
+    table = ChipTable.open(archive.folder)
+    rows = rows_for(vectors, table.schema)
+    for name, values in zip(("west", "south", "east", "north"), (*places.T, *places.T), strict=True):
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), pa.array(values))
+    lance.write_dataset(rows, table.dataset.uri, mode="append")
+    return Archive.open(archive.folder, TinyEncoder())
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """20,000 chips in one place that are like a query, and 50 elsewhere that are not."""
+    vectors = np.concatenate([unit_vectors(20_000, 1, clusters=1), -unit_vectors(50, 2, clusters=1)])
+    places = np.full((20_050, 2), (10.0, 50.0))
+    places[20_000:, 0] = np.linspace(30, 31, 50)
+    return placed(tmp_path_factory.mktemp("crowd") / "archive", vectors, places), unit_vectors(1, 1, clusters=1)[0]
+
+
+@pytest.mark.parametrize("where", [None, "cloud < 0.5"])
+def test_a_chip_on_the_spot_is_found_however_little_it_is_like_the_query(crowd, where):
+    archive, vector = crowd
+    hits = archive.search(Query(vector=vector, near=(30.0, 50.0), near_weight=5.0, near_km=1.0), 3, where=where)
+    expected = slow_order(archive, unit(vector), Query(vector=vector, near=(30.0, 50.0), near_weight=5.0, near_km=1.0))
+    kept = [row["chip_id"] for _, row in expected if where is None or row["cloud"] < 0.5]
+    assert ids(hits) == kept[:3]
+    assert hits[0].chip_id == f"{20_000:08d}"
+
+
+def test_a_spread_search_looks_past_a_crowd_of_better_chips(crowd):
+    archive, vector = crowd
+    assert len(archive.search(vector, 10, apart_km=5.0)) == 10
+
+
+@pytest.mark.parametrize("km", [0.5, 300.0, 4_000.0, 15_000.0, 30_000.0])
+@pytest.mark.parametrize("place", [(0, 0), (179.9, -20), (-179.95, 65), (10, 89.5), (-60, -88), (120, 90)])
+def test_all_chips_around_a_place_are_found_at_poles_and_the_date_line_too(globe, place, km):
+    archive, places = globe
+    table = archive._generation.table
+    rows, bounds = table.bounds(around_sql(place, km))
+    inside = np.flatnonzero(kilometres(places, np.array(place, float)) < km)
+    found = {row["chip_id"] for row in table.take(rows, ["chip_id"])}
+    assert {f"{i:08d}" for i in inside} <= found
+    assert len(bounds) == len(rows)
+
+
+@pytest.fixture(scope="module")
+def globe(tmp_path_factory):
+    """2,000 chips all over the Earth, a tenth of them at the poles and the date line."""
+    random = np.random.default_rng(0)
+    places = np.stack([random.uniform(-180, 180, 2000), np.degrees(np.arcsin(random.uniform(-1, 1, 2000)))], axis=1)
+    places[:100, 0] = random.choice([-180, 180, -179.99, 179.99], 100)
+    places[100:200, 1] = random.choice([-90, 90, -89.99, 89.99], 100)
+    return placed(tmp_path_factory.mktemp("globe") / "archive", unit_vectors(2000), places), places
 
 
 def test_a_file_without_a_place_is_told_once_in_a_spread_search(real):
