@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from retrieval.embed import PixelEncoder
-from retrieval.filters import all_of, bbox_sql, dates_sql, where_sql
+from retrieval.filters import all_of, dates_sql, where_sql
 from retrieval.search import Query, to_hit
 from retrieval.store import HIT_COLUMNS
 from rsvlm.errors import ArchiveError, QueryError
@@ -98,7 +98,7 @@ def condition_sql(
     """SQL for what all filters of a search let through, None where they let through everything."""
     return all_of(
         where_sql(where, table.added_columns) if where is not None else "",
-        bbox_sql(bbox) if bbox is not None else "",
+        table.inside_sql(bbox) if bbox is not None else "",
         dates_sql(start, end),
     )
 

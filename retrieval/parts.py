@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import lance
+import pyarrow as pa
 from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 
+from retrieval import places
 from retrieval.filters import text_sql
 from retrieval.store import LANCE_ERRORS, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    import pyarrow as pa
 
     from retrieval.store import ChipTable, Stored
     from rsvlm.files import Failure
@@ -72,10 +72,18 @@ def write_rows(
 ) -> tuple[dict[str, Any], ...]:
     """Write rows as fragments beside the table at `uri`, a path or any URI Lance knows; no reader sees them yet."""
     try:
+        if places.COLUMN in lance.dataset(uri, storage_options=storage_options).schema.names:
+            rows = _with_bounds(rows)
         written = write_fragments(rows, uri, schema=rows.schema, mode="append", storage_options=storage_options)
     except LANCE_ERRORS as error:
         raise not_written(error) from error
     return tuple(fragment.to_json() for fragment in written)
+
+
+def _with_bounds(rows: pa.Table | pa.RecordBatchReader) -> pa.Table | pa.RecordBatchReader:
+    if isinstance(rows, pa.Table):
+        return places.with_bounds(rows)
+    return pa.RecordBatchReader.from_batches(rows.schema.append(places.FIELD), map(places.with_bounds, rows))
 
 
 def fragments_whole(part: Part, uri: str, storage_options: dict[str, str] | None = None) -> bool:

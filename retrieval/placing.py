@@ -10,6 +10,7 @@ import shapely
 from pyproj.exceptions import ProjError
 from shapely.geometry import MultiPolygon
 
+from retrieval.places import SIDES
 from rsvlm.errors import GeoreferenceError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from rsvlm.scene import Grid, Window
-
-SIDES = ("west", "south", "east", "north")
 
 
 def placed_columns(grid: Grid, windows: Sequence[Window]) -> dict[str, Any]:

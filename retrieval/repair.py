@@ -12,6 +12,7 @@ import numpy as np
 
 from retrieval.filters import text_sql
 from retrieval.objects import StoredObjects
+from retrieval.places import INDEX
 from retrieval.store import (
     LANCE_ERRORS,
     UNIT_TOLERANCE,
@@ -26,6 +27,7 @@ from retrieval.sums import (
     changed_files,
     files_in,
     forget_notes,
+    index_files,
     manifest_of,
     newest_problem,
     note_files,
@@ -54,9 +56,10 @@ def table_problems(table: ChipTable) -> list[str]:
     notes = noted_damage(table.folder)
     if notes is not None:
         return [notes]
-    manifest = changed_files(table.folder, manifest_of(table.dataset), thorough=True)
-    if manifest:
-        return list(manifest.values())
+    own = manifest_of(table.dataset) + index_files(table.folder, table.dataset)
+    changed = changed_files(table.folder, own, thorough=True)
+    if changed:
+        return list(changed.values())
     broken = _broken_fragments(table)
     if broken:
         return [f"{len(broken)} of {len(table.dataset.get_fragments())} parts of the table cannot be read"]
@@ -77,6 +80,10 @@ def mend_table(folder: Path) -> RepairReport:
         set_aside = max(1, set_aside)
         actions.append(f"went back over {set_aside} unreadable version(s) of the table")
     table = ChipTable.open(folder)
+    if changed_files(folder, index_files(folder, table.dataset), thorough=True):
+        table.dataset.drop_index(INDEX)
+        actions.append("left out the index of places; the next add makes it anew")
+        table = ChipTable.open(folder)
     broken = _broken_fragments(table)
     if broken:
         left = len(table.dataset.get_fragments()) - len(broken)

@@ -13,9 +13,8 @@ import numpy as np
 import shapely
 from pyproj import Geod
 
-from retrieval.filters import bbox_sql
 from retrieval.kinds import DEPTH
-from retrieval.store import BOUNDS
+from retrieval.places import SIDES
 from rsvlm.answer import Hit
 from rsvlm.encoder.calibration import calibration_of
 from rsvlm.errors import QueryError
@@ -97,16 +96,16 @@ def require_place(place: tuple[float, float]) -> None:
         raise QueryError(f"a place is longitude and latitude in degrees, within -180..180 and -90..90; got {place!r}")
 
 
-def around_sql(place: tuple[float, float], km: float) -> str:
-    """A condition that every chip with its middle within so many kilometres of a place meets, and some others do."""
+def around(place: tuple[float, float], km: float) -> tuple[float, float, float, float]:
+    """A box (west, south, east, north) that touches every chip with its middle within so many kilometres of a place."""
     lon, lat = place
     reach = math.degrees(km / EARTH_KM) + 1e-6
     south, north = max(lat - reach, -90), min(lat + reach, 90)
     slim = math.cos(math.radians(max(abs(south), abs(north))))
     if abs(lat) + reach >= 90 or reach >= 180 * slim:
-        return bbox_sql((-180, south, 180, north))
+        return -180, south, 180, north
     west, east = lon - reach / slim, lon + reach / slim
-    return bbox_sql(((west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north))
+    return (west + 180) % 360 - 180, south, (east + 180) % 360 - 180, north
 
 
 def _holds(ascending: NDArray[np.int64], row: int) -> bool:
@@ -180,7 +179,7 @@ class Ranking:
 
     def _around(self, query: Query, place: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Row addresses of the chips that nearness adds something to, and what it adds."""
-        rows, bounds = self.table.bounds(around_sql(place, REACH * query.near_km))
+        rows, bounds = self.table.bounds(around(place, REACH * query.near_km))
         bonus = query.bonus(bounds)
         kept = bonus > 0
         if self.allowed is not None:
@@ -219,13 +218,13 @@ class Ranking:
         entries, kept, files = self.in_order(), np.zeros((0, 2)), set()
         while block := deque(islice(entries, TAKEN)):
             rows = np.array([row for _, row in block], np.int64)
-            for (score, number), row in zip(block, self.table.take(rows, ("path", *BOUNDS)), strict=True):
+            for (score, number), row in zip(block, self.table.take(rows, ("path", *SIDES)), strict=True):
                 if row["west"] is None:
                     if row["path"] not in files:
                         files.add(row["path"])
                         yield score, number
                     continue
-                middle = middles(np.array([[row[name] for name in BOUNDS]], np.float64))
+                middle = middles(np.array([[row[name] for name in SIDES]], np.float64))
                 if not len(kept) or kilometres(kept, middle[0]).min() >= apart_km:
                     kept = np.vstack([kept, middle])
                     yield score, number

@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retrieval import places
 from retrieval.address import POINTER, TableAddress, remote_address
 from retrieval.annotations import kind_of, plain_columns
 from retrieval.filters import text_sql
 from retrieval.placing import lonlat_bounds as lonlat_bounds  # where others look for it
 from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
-from retrieval.sums import changed_files, files_of, newest_problem, noted_damage
+from retrieval.sums import changed_files, files_of, index_files, newest_problem, noted_damage
 from rsvlm.errors import ArchiveBusyError, ArchiveError
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are j
 MANY_NAMES, BATCH = 2048, 2**18  # more files are looked for without SQL, which would list them all for every row
 REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
-BOUNDS = ("west", "south", "east", "north")
 HIT_COLUMNS = (
     *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
     *("path", "row", "col", "height", "width", "caption"),
@@ -150,7 +150,7 @@ class ChipTable:
     @classmethod
     def create(cls, folder: Path, config: ArchiveConfig, address: TableAddress | None = None) -> ChipTable:
         """Write an empty table into a folder, or where its address says; raises what Lance raises, as OSError."""
-        schema, at = schema_for(config), address or TableAddress(str(folder / TABLE))
+        schema, at = schema_for(config).append(places.FIELD), address or TableAddress(str(folder / TABLE))
         dataset = lance.write_dataset(schema.empty_table(), at.uri, schema=schema, storage_options=at.storage_options)
         return cls(dataset, config, at, folder)
 
@@ -206,7 +206,9 @@ class ChipTable:
             merge.when_not_matched_by_source_delete(outdated).execute(self._widened(rows))
 
     def _widened(self, rows: pa.Table) -> pa.Table:
-        """Rows with nothing in the columns that were added to the table."""
+        """Rows with their places as geometries, and with nothing in the columns that were added to the table."""
+        if places.COLUMN in self.dataset.schema.names:
+            rows = places.with_bounds(rows)
         for field in self.dataset.schema:
             if field.name not in rows.column_names:
                 rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
@@ -215,12 +217,12 @@ class ChipTable:
     @property
     def added_columns(self) -> dict[str, str]:
         """Columns that were added to the table, in order: name to kind, "text", "number", "time" or "flag"."""
-        own = set(self.schema.names)
+        own = {*self.schema.names, places.COLUMN}
         return {field.name: kind_of(field.type) for field in self.dataset.schema if field.name not in own}
 
     def annotate(self, values: pa.Table, on: str) -> tuple[str, ...]:
         """Add or replace columns in commits of their own; see `Archive.annotate`."""
-        wanted = plain_columns(values, on, taken=self.schema.names)
+        wanted = plain_columns(values, on, taken=[*self.schema.names, places.COLUMN])
         names = [name for name in wanted.column_names if name != on]
         with self._committing():
             outdated = [name for name in names if name in self.added_columns]
@@ -250,6 +252,7 @@ class ChipTable:
             small = (tier for tier in TIERS if sum(count < tier for count in rows) > MANY_FRAGMENTS // len(TIERS))
             if len(rows) > MANY_FRAGMENTS and (tier := next(small, None)) is not None:
                 self.dataset.optimize.compact_files(target_rows_per_fragment=tier)
+            places.index_places(self.dataset)
             self.dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
 
     @cached_property
@@ -297,11 +300,15 @@ class ChipTable:
             self._selections[condition] = np.sort(np.asarray(ids.to_numpy(), np.int64))
         return self._selections[condition]
 
-    def bounds(self, condition: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Addresses (n,) of the rows that meet an SQL condition, and their west, south, east, north (n, 4)."""
+    def inside_sql(self, bbox: tuple[float, float, float, float]) -> str:
+        """SQL for the chips whose bounding box touches a box: see `bbox_sql`."""
+        return places.inside_sql(self.dataset, bbox)
+
+    def bounds(self, bbox: tuple[float, float, float, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Addresses (n,) of the chips that touch a box, and their west, south, east, north (n, 4)."""
         with self._reading():
-            found = self.dataset.to_table(columns=list(BOUNDS), filter=condition, with_row_id=True)
-        columns = [np.asarray(found[name].to_numpy(), np.float64) for name in BOUNDS]
+            found = self.dataset.to_table(columns=list(places.SIDES), filter=self.inside_sql(bbox), with_row_id=True)
+        columns = [np.asarray(found[name].to_numpy(), np.float64) for name in places.SIDES]
         return np.asarray(found["_rowid"].to_numpy(), np.int64), np.stack(columns, axis=1)
 
     def take(self, addresses: NDArray[np.int64], columns: Iterable[str] = HIT_COLUMNS) -> list[dict[str, Any]]:
@@ -371,7 +378,8 @@ class ChipTable:
     def require_sound(self) -> None:
         """Raise ArchiveError, once a version, where a file of it is not as it was written: see `sums`."""
         if not self._sound:
-            problems = changed_files(self.folder, files_of(self.dataset))
+            files = files_of(self.dataset) + index_files(self.folder, self.dataset)
+            problems = changed_files(self.folder, files)
             if problems:
                 raise damaged(self.folder, ArchiveError(next(iter(problems.values()))))
             self._sound = True

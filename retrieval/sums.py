@@ -22,13 +22,24 @@ if TYPE_CHECKING:
 
 SUMS = "sums.json"
 HASHED_BYTES = 64 * 2**20  # about 50 ms; damage that leaves no trace in a file's times is found up to this size
-FILED = ("data", "_deletions", "_versions")  # folders of the table whose files are written once and never again
+FILED = (
+    "data",
+    "_deletions",
+    "_versions",
+    "_indices",
+)  # folders of the table whose files are written once and never again
 Noted = dict[str, tuple[int, int, str]]  # relative path -> size, time of change in ns, sha256
 
 
 def files_of(dataset: lance.LanceDataset) -> list[str]:
     """What one version of the table consists of, as paths inside the table's folder."""
     return sorted([*manifest_of(dataset), *(name for part in dataset.get_fragments() for name in files_in(part))])
+
+
+def index_files(folder: Path, dataset: lance.LanceDataset) -> list[str]:
+    """The noted files of the indexes that Lance keeps for one version of the table."""
+    places = {f"_indices/{part.uuid}/" for index in dataset.describe_indices() for part in index.segments}
+    return [name for name in read_noted(folder) or () if any(name.startswith(place) for place in places)]
 
 
 def files_in(part: lance.LanceFragment) -> list[str]:
@@ -71,7 +82,7 @@ def note_files(folder: Path, table: Path) -> None:
     present = sorted(
         path.relative_to(table).as_posix()
         for name in FILED
-        for path in (table / name).glob("*")
+        for path in (table / name).rglob("*")
         if path.is_file() and path.suffix not in (".json", ".damaged")
     )
     kept = {name: before[name] if name in before else _note(table / name) for name in present}

@@ -15,7 +15,7 @@ from test_retrieval_index import append, make_archive, rows_for, unit_vectors
 from retrieval import Archive, Query
 from retrieval.commands import _read_table
 from retrieval.filters import where_sql
-from retrieval.search import around_sql, kilometres, likeness_threshold, middles, to_hit
+from retrieval.search import around, kilometres, likeness_threshold, middles, to_hit
 from retrieval.store import ChipTable
 from rsvlm.encoder.calibration import Calibration, Threshold
 from rsvlm.errors import QueryError
@@ -207,7 +207,7 @@ def test_a_spread_search_looks_past_a_crowd_of_better_chips(crowd):
 def test_all_chips_around_a_place_are_found_at_poles_and_the_date_line_too(globe, place, km):
     archive, places = globe
     table = archive._generation.table
-    rows, bounds = table.bounds(around_sql(place, km))
+    rows, bounds = table.bounds(around(place, km))
     inside = np.flatnonzero(kilometres(places, np.array(place, float)) < km)
     found = {row["chip_id"] for row in table.take(rows, ["chip_id"])}
     assert {f"{i:08d}" for i in inside} <= found

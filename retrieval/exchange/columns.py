@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from retrieval.placing import SIDES, lonlat_bounds
+from retrieval.places import SIDES
+from retrieval.placing import lonlat_bounds
 from retrieval.store import unit
 from rsvlm.errors import ArchiveError
 
