@@ -92,6 +92,9 @@ def ask_screen(desk: Desk, archive: Archive | None, picked: gr.State) -> tuple[g
         return preview(desk, pick, name or None)
 
     def ask(text: str, said: list[dict[str, str]], pick: Pick | None, after: str | None, name: str) -> Iterator[Any]:
+        if archive is not None:
+            with named_errors():
+                archive.refresh()
         yield from answer_stream(desk, text, said, (pick, after, name or None))
 
     upload.upload(take_upload, upload, [picked, listed], **QUIET)
@@ -150,6 +153,7 @@ def find_screen(desk: Desk, archive: Archive, choice: tuple[Any, ...]) -> None:
             button = gr.Button("Ask about this one", interactive=False, variant="primary")
 
     def find(query: str | Scene, k: float) -> tuple[Any, ...]:
+        archive.refresh()  # what was added or removed since is seen at once
         found = archive.search(query, max(1, min(int(k), MAX_HITS)))
         if reason := nothing_like_that(found):
             gr.Info(f"{reason[0].upper()}{reason[1:]}.")

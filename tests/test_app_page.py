@@ -211,6 +211,19 @@ def test_finding_shows_pictures_and_a_found_file_can_be_asked_about(stack, clien
     assert "nothing is chosen yet" in error_of(call(client, "take", [None], "seven"))
 
 
+def test_what_another_process_removes_is_not_found_any_more(tmp_path):
+    encoder = MappedTiny()
+    files = [write_raster(tmp_path / f"{seed}.tif", seed=seed) for seed in range(2)]
+    archive = Archive.create(tmp_path / "archive", encoder, chip=32, stride=32)
+    archive.add(files, progress=False)
+    with served(Assistant(encoder, KeywordPlanner(), archive), archive) as client:
+        assert len(call(client, "find_words", ["water", 12])[-2]["output"]["data"][1]) > 1
+        assert Archive.open(archive.folder).remove(files[0]) > 0
+        shown = call(client, "find_words", ["water", 12])[-2]["output"]["data"][1]
+        assert shown
+        assert all(files[1].name in picture["caption"] for picture in shown)
+
+
 def test_finding_says_where_nothing_is_like_what_was_asked_for(tmp_path):
     encoder = MappedTiny()
     encoder.calibration = Calibration((Threshold("scene", 1.0, "cosine", 9, 0.9, 0.8, 0.9, "by hand"),))
