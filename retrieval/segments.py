@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 
     Queries = Callable[[], NDArray[np.float32]]
 
+logger = logging.getLogger(__name__)
 BLOCK = 16_384  # rows scored at once on the exact path
 GPU_LEAST = 100_000  # fewer rows are found faster than they reach a GPU
+GPU_TURN = threading.Lock()  # FAISS's GPU resources serve one thread at a time
 GPU_MOST = 2048  # neighbours FAISS selects on a GPU
 
 
@@ -152,7 +156,8 @@ class Segment:
         self, queries: NDArray[np.float32], depth: int, effort: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if chosen is None and depth <= GPU_MOST and self._on_gpu():
-            scores, rows = self.gpu.search(queries, depth)
+            with GPU_TURN:
+                scores, rows = self.gpu.search(queries, depth)
             return scores, rows
         selector = None
         if chosen is not None:
@@ -170,9 +175,14 @@ class Segment:
         faiss = faiss_module()
         if self.facts.kind != "flat" or self.rows < GPU_LEAST or not hasattr(faiss, "StandardGpuResources"):
             return False
-        if self.gpu is None and faiss.get_num_gpus() > 0:
-            self.gpu = faiss.index_cpu_to_all_gpus(self.index)
-        return self.gpu is not None
+        with GPU_TURN:
+            if self.gpu is None and faiss.get_num_gpus() > 0:
+                try:
+                    self.gpu = faiss.index_cpu_to_all_gpus(self.index)
+                except RuntimeError as error:
+                    logger.warning("searching without the GPU, which cannot hold the index: %s", str(error)[:120])
+                    self.gpu = False
+        return bool(self.gpu)
 
     def _score_all(
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64]

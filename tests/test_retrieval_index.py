@@ -451,7 +451,27 @@ def test_a_gpu_finds_the_same(large, monkeypatch):
     for (scores, rows), (gpu_scores, gpu_rows) in zip(expected, index.search(queries, 20), strict=True):
         np.testing.assert_array_equal(rows, gpu_rows)
         np.testing.assert_array_equal(scores, gpu_scores)
-    assert index.segments[0].gpu is not None
+    assert index.segments[0].gpu
+    assert len(index.search(queries, 5000)[0][1]) >= 5000  # deeper than FAISS selects on a GPU
+
+
+def test_a_gpu_that_cannot_hold_the_index_is_done_without(large, monkeypatch, caplog):
+    table = ChipTable.open(large.folder)
+    index = build_index(table, large.folder, kind="flat")
+    expected = index.search(unit_vectors(3, 3), 20)
+
+    def full(index):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("retrieval.segments.GPU_LEAST", 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", full, raising=False)
+    for _ in range(2):
+        for (scores, rows), (own_scores, own_rows) in zip(expected, index.search(unit_vectors(3, 3), 20), strict=True):
+            np.testing.assert_array_equal(rows, own_rows)
+            np.testing.assert_array_equal(scores, own_scores)
+    assert caplog.text.count("without the GPU") == 1
 
 
 def test_facts_of_no_index_say_so(tmp_path):
