@@ -103,22 +103,22 @@ class VectorIndex:
         for start in range(0, len(queries), SCORED):
             several = rows[start : start + SCORED]
             positions, places = np.unique(np.concatenate(several), return_inverse=True)  # each is read once
-            addresses = segment.facts.runs.at(positions)
             parts = np.split(places, np.cumsum([len(own) for own in several])[:-1])
             scores = [np.zeros(len(own), np.float32) for own in several]
             for low in range(0, len(positions), READ_ROWS):
-                inside = slice(low, low + READ_ROWS)
-                vectors = (
-                    segment.vectors_at(positions[inside])
-                    if segment.keeps_vectors
-                    else self.table.vectors_at(addresses[inside])
-                )
+                vectors = self._vectors(segment, positions[low : low + READ_ROWS])
                 for query, own, out in zip(queries[start : start + SCORED], parts, scores, strict=True):
                     here = (own >= low) & (own < low + READ_ROWS)
                     chosen = vectors[own[here] - low].astype(np.float64)
                     out[here] = np.einsum("nd,d->n", chosen, query.astype(np.float64))
+            addresses = segment.facts.runs.at(positions)
             found += [(out, addresses[own]) for out, own in zip(scores, parts, strict=True)]
         return found
+
+    def _vectors(self, segment: Segment, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        if segment.keeps_vectors:
+            return segment.vectors_at(positions)
+        return self.table.vectors_at(segment.facts.runs.at(positions))
 
     def scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The products of one query (D,) with the vectors of the rows at these addresses (n,), as in a search."""
