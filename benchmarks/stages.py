@@ -32,6 +32,17 @@ def decoding(path: Path, chip: int) -> Steps:
     return Outcome((height // chip) * (width // chip))
 
 
+def opening(path: Path, chip: int) -> Steps:
+    """The door alone, for the first time in a process: coordinates, sensor and bands; nothing is read."""
+    from rsvlm.raster import open_raster
+
+    yield
+    with open_raster(path, sensor=SENSOR) as raster:
+        height, width = raster.grid.shape
+    yield
+    return Outcome((height // chip) * (width // chip))
+
+
 def masking(path: Path, chip: int) -> Steps:
     """The same through the door: which pixels are there, too."""
     import rasterio
@@ -80,6 +91,7 @@ def adding(path: Path, chip: int) -> Steps:
 
 STAGES: dict[str, tuple[Callable[..., Steps], dict[str, bool]]] = {
     "GDAL, every block once": (decoding, {}),
+    "opening alone": (opening, {}),
     "and masks": (masking, {}),
     "and chips cut": (cutting, {"clouds": False}),
     "and clouds": (cutting, {"clouds": True}),
