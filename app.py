@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from retrieval.store import ChipTable
 from rsvlm import page
 from rsvlm.answer import Answer, Hit, nothing_like_that
 from rsvlm.assistant import Assistant
-from rsvlm.errors import QueryError, RsvlmError
+from rsvlm.errors import ArchiveError, QueryError, RsvlmError
 from rsvlm.export import write_geojson
 from rsvlm.page import Desk, Pick
 from rsvlm.scene import Scene
@@ -93,7 +93,7 @@ def ask_screen(desk: Desk, archive: Archive | None, picked: gr.State) -> tuple[g
 
     def ask(text: str, said: list[dict[str, str]], pick: Pick | None, after: str | None, name: str) -> Iterator[Any]:
         if archive is not None:
-            with named_errors():
+            with suppress(ArchiveError):  # an image can be asked about all the same
                 archive.refresh()
         yield from answer_stream(desk, text, said, (pick, after, name or None))
 

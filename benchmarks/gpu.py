@@ -111,7 +111,7 @@ def forward(
     with FlopCounterMode(display=False) as counter:
         encoder.embed(pixels[:1], valid[:1], bands)
     if compiled:
-        encoder.model.clip.visual.compile(mode="reduce-overhead")  # with CUDA graphs, on a GPU
+        encoder.image_tower.compile(mode="reduce-overhead")  # with CUDA graphs, on a GPU
     repeated(lambda: encoder.embed(pixels, valid, bands), device, seconds / 2)
     yield
     count = repeated(lambda: encoder.embed(pixels, valid, bands), device, seconds)

@@ -74,6 +74,7 @@ class _Generation:
 
     table: ChipTable
     index: VectorIndex | None = None
+    before: VectorIndex | None = None  # of the version that was left, whose parts in memory may serve on
 
 
 class Archive:
@@ -186,7 +187,7 @@ class Archive:
         """See what has been written since."""
         table = ChipTable.open(self.folder)
         if table.version != self._generation.table.version:
-            self._generation = _Generation(table)
+            self._generation = _Generation(table, before=self._generation.index or self._generation.before)
 
     def add(
         self,
@@ -206,7 +207,7 @@ class Archive:
         """
         encoder = encoder_for("adding", self.encoder)
         usual = pace_of(encoder)
-        batch, readers = batch or usual.batch, readers or usual.readers
+        batch, readers = usual.batch if batch is None else batch, usual.readers if readers is None else readers
         wanted = None if sensor is None else find_sensor(sensor)
         files, missing = imagery_files(as_paths(paths))
         with self._writing() as table:
@@ -418,10 +419,11 @@ class Archive:
         address = table_address(folder)
         with locked(folder):
             report = mend_table(folder)
-            kind, recall = asked_of(folder)
-            prune(folder, keep=None)
             note_table(folder, address)
-            build_index(ChipTable.open(folder), folder, kind=kind, target=recall)
+            table, (kind, recall) = ChipTable.open(folder), asked_of(folder)
+            if importlib.util.find_spec("faiss"):
+                build_index(table, folder, kind=kind, target=recall)
+            prune(folder, keep=table.version)
         return report
 
     @contextmanager
@@ -461,7 +463,7 @@ class Archive:
             generation = self._generation
             if generation.index is None:
                 with readable(self.folder):
-                    index = open_index(generation.table, self.folder, texts=self._texts())
+                    index = open_index(generation.table, self.folder, before=generation.before, texts=self._texts())
                 generation = _Generation(generation.table, index)
                 if self._generation.table is generation.table:  # not refreshed meanwhile
                     self._generation = generation

@@ -61,7 +61,15 @@ def add(
         from retrieval.scale import add_with_ray
 
         report = add_with_ray(
-            opened, paths, address=ray, workers=workers, encoder_folder=encoder, device=device, sensor=sensor
+            opened,
+            paths,
+            address=ray,
+            workers=workers,
+            encoder_folder=encoder,
+            device=device,
+            sensor=sensor,
+            batch=batch,
+            readers=readers,
         )
     typer.echo(
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, "

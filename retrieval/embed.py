@@ -207,7 +207,10 @@ class _Assembly:
             if len(group) == self._batch:
                 self._encode(message.kind)
             elif self._pending >= 2 * self._batch or self._pending_bytes >= BATCH_BYTES:  # memory stays flat
-                self._encode(max(self._groups, key=lambda kind: len(self._groups[kind])))
+                self._encode(max(self._groups, key=self._bytes))
+
+    def _bytes(self, kind: Kind) -> int:
+        return sum(chip.cut.raw.nbytes for chip in self._groups[kind])
 
     def flush(self) -> None:
         for kind in list(self._groups):
@@ -216,9 +219,9 @@ class _Assembly:
             self._collect()
 
     def _encode(self, kind: Kind) -> None:
+        self._pending_bytes -= self._bytes(kind)
         chips = self._groups.pop(kind)
         self._pending -= len(chips)
-        self._pending_bytes -= sum(chip.cut.raw.nbytes for chip in chips)
         encoder = self._encoders[self._turn % len(self._encoders)]
         self._turn += 1
         raw, valid = [chip.cut.raw for chip in chips], [chip.cut.valid for chip in chips]

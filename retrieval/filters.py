@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rsvlm.errors import QueryError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     Columns = Mapping[str, str]  # name -> kind
 
@@ -86,6 +86,12 @@ def all_of(*conditions: str) -> str | None:
     """The conditions that say something, joined; None where none does."""
     said = [f"({condition})" for condition in conditions if condition]
     return " AND ".join(said) or None
+
+
+def not_among_sql(column: str, texts: Iterable[str]) -> str:
+    """Rows whose column holds none of some texts; empty where there are none."""
+    listed = ", ".join(text_sql(text) for text in sorted(texts))
+    return f"{column} NOT IN ({listed})" if listed else ""
 
 
 def text_sql(text: str) -> str:

@@ -151,10 +151,20 @@ class VectorIndex:
 
 
 def open_index(
-    table: ChipTable, folder: Path, *, previous: VectorIndex | None = None, texts: Queries | None = None
+    table: ChipTable, folder: Path, *, before: VectorIndex | None = None, texts: Queries | None = None
 ) -> VectorIndex:
-    """The index of this version of the table, ready to search; what is missing or damaged is built and kept."""
-    index = extend_index(table, folder, previous=previous, texts=texts)
+    """The index of this version of the table, ready to search; what is missing or damaged is built and kept.
+
+    Of the index of an earlier version the parts that are still named serve on. Then what is missing is not kept: a
+    writer is at work, who makes it.
+    """
+    index = _newest_usable(table, folder, None)
+    if before is not None:
+        index = replace(index, segments=tuple(_loaded(segment, before) for segment in index.segments))
+    if index.key != IndexKey.of(table) or _missing(index):
+        index = _completed(replace(index, key=IndexKey.of(table)), folder, texts)
+        if before is None:
+            _keep(index, folder)
     damaged = []
     for segment in index.segments:
         try:
@@ -222,7 +232,7 @@ def index_facts(folder: Path, table: ChipTable) -> dict[str, Any]:
 def asked_of(folder: Path) -> tuple[str, float]:
     """The kind and the recall that were asked for last, as the manifests tell; "auto" where none can be read."""
     for path in _manifests(folder):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             plain = json.loads(path.read_text(encoding="utf-8"))
             if plain.pop("sha256") == _digest(plain) and plain["kind"] in (AUTO, *KINDS):
                 return plain["kind"], float(plain["target"])
@@ -245,6 +255,13 @@ def prune(folder: Path, keep: int | None) -> None:
             old = path.suffix in (".faiss", ".json") and path.name not in named
         if old:
             path.unlink(missing_ok=True)
+
+
+def _loaded(segment: Segment, before: VectorIndex) -> Segment:
+    """The same segment of another index, where that holds it in memory."""
+    wanted = segment.facts.file, segment.facts.sha256
+    held = (one for one in before.segments if one.index is not None)
+    return next((one for one in held if (one.facts.file, one.facts.sha256) == wanted), segment)
 
 
 def _newest_usable(table: ChipTable, folder: Path, previous: VectorIndex | None) -> VectorIndex:

@@ -72,7 +72,7 @@ def write_rows(
 ) -> tuple[dict[str, Any], ...]:
     """Write rows as fragments beside the table at `uri`, a path or any URI Lance knows; no reader sees them yet."""
     try:
-        if places.COLUMN in lance.dataset(uri, storage_options=storage_options).schema.names:
+        if places.carried_by(lance.dataset(uri, storage_options=storage_options).schema):
             rows = _with_bounds(rows)
         written = write_fragments(rows, uri, schema=rows.schema, mode="append", storage_options=storage_options)
     except LANCE_ERRORS as error:

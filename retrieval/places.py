@@ -23,6 +23,7 @@ SIDES = ("west", "south", "east", "north")
 INDEX = "places"
 INDEXED_ROWS = 100_000  # fewer are scanned in a few milliseconds
 FRESH_SHARE = 0.9  # of the rows; with fewer of them in the index, it is brought up to date
+EARTH = (-180, -90, 180, 90)
 MARGIN = 1e-6  # degrees around boxes, so that points and lines have an inside too
 
 
@@ -61,10 +62,23 @@ def indexes_of(dataset: lance.LanceDataset) -> list[Any]:
     return [found for found in dataset.describe_indices() if found.name == INDEX]
 
 
+def carried_by(schema: pa.Schema) -> bool:
+    """Whether a table has the geometries; tables made before have not, and may have a column of the same name."""
+    return COLUMN in schema.names and (schema.field(COLUMN).metadata or {}) == FIELD.metadata
+
+
+def unreadable(dataset: lance.LanceDataset) -> bool:
+    """Whether there is an R-tree that does not answer."""
+    try:
+        return bool(indexes_of(dataset)) and dataset.count_rows(filter=inside_sql(dataset, EARTH)) < 0
+    except (ValueError, OSError, RuntimeError):
+        return True
+
+
 def index_places(dataset: lance.LanceDataset) -> None:
     """Make the R-tree of a table that has grown large, or bring in what was written since."""
     rows = dataset.count_rows()
-    if COLUMN not in dataset.schema.names or rows < INDEXED_ROWS:
+    if not carried_by(dataset.schema) or rows < INDEXED_ROWS:
         return
     if not indexes_of(dataset):
         dataset.create_scalar_index(COLUMN, "RTREE", name=INDEX)

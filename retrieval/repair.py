@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval.filters import text_sql
 from retrieval.objects import StoredObjects
-from retrieval.places import INDEX
+from retrieval.places import INDEX, unreadable
 from retrieval.store import (
     LANCE_ERRORS,
     UNIT_TOLERANCE,
@@ -60,6 +60,8 @@ def table_problems(table: ChipTable) -> list[str]:
     changed = changed_files(table.folder, own, thorough=True)
     if changed:
         return list(changed.values())
+    if unreadable(table.dataset):
+        return ["the index of places cannot be read"]
     broken = _broken_fragments(table)
     if broken:
         return [f"{len(broken)} of {len(table.dataset.get_fragments())} parts of the table cannot be read"]
@@ -80,7 +82,7 @@ def mend_table(folder: Path) -> RepairReport:
         set_aside = max(1, set_aside)
         actions.append(f"went back over {set_aside} unreadable version(s) of the table")
     table = ChipTable.open(folder)
-    if changed_files(folder, index_files(folder, table.dataset), thorough=True):
+    if changed_files(folder, index_files(folder, table.dataset), thorough=True) or unreadable(table.dataset):
         table.dataset.drop_index(INDEX)
         actions.append("left out the index of places; the next add makes it anew")
         table = ChipTable.open(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ def add_with_ray(
     encoder_folder: str | None = None,
     device: str = "cpu",
     sensor: str | Path | Sensor | None = None,
+    batch: int | None = None,
+    readers: int | None = None,
 ) -> AddReport:
     """What `Archive.add` does, by the workers of a Ray cluster; archive and images have one path on all machines.
 
@@ -52,6 +55,8 @@ def add_with_ray(
         encoder_folder: Of the encoder, as the workers see it; the embedded one by default.
         device: "cpu", or "cuda" for one GPU a worker.
         sensor: Where the images do not say.
+        batch: Chips each worker encodes at once; by default as suits the device.
+        readers: Threads that read for each worker.
 
     Returns:
         Counts, as from `Archive.add`.
@@ -63,7 +68,7 @@ def add_with_ray(
     if encoder_folder is not None and os.path.exists(encoder_folder):
         encoder_folder = os.path.abspath(encoder_folder)  # workers may run in another folder
     pool = Pool(partial(_load_encoder, encoder_folder, device), address, workers, gpus=float(device != "cpu"))
-    return add_on(pool, archive, paths, sensor=sensor)
+    return add_on(pool, archive, paths, sensor=sensor, batch=batch, readers=readers)
 
 
 def add_on(
@@ -73,6 +78,8 @@ def add_on(
     *,
     sensor: str | Path | Sensor | None = None,
     progress: bool = True,
+    batch: int | None = None,
+    readers: int | None = None,
 ) -> AddReport:
     """The same on a pool with an encoder of any kind."""
     wanted = None if sensor is None else find_sensor(sensor)
@@ -82,7 +89,7 @@ def add_on(
             hashes, unreadable = hash_files(files, threads=2, progress=progress, stamps=stamps)
         stored = table.files(hashes, hashes.values()) if hashes else []
         plan = plan_intake(hashes, stored, wanted.name if wanted else None)
-        task = task_for(archive, table, wanted)
+        task = replace(task_for(archive, table, wanted), batch=batch, readers=readers)
         work = [(str(item.path), item.content_hash) for item in plan if item.action != "leave"]
         parts = staged_parts(task, table, work)
         rest = sorted(set(work) - {content for part in parts for content in part.contents})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import shapely
 from pyproj import Geod
 
+from retrieval.filters import all_of, not_among_sql
 from retrieval.kinds import DEPTH
-from retrieval.places import SIDES
+from retrieval.places import EARTH, SIDES
 from rsvlm.answer import Hit
 from rsvlm.encoder.calibration import calibration_of
 from rsvlm.errors import QueryError
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 DEEPER = 10  # times as far as the step before; steps do not depend on k, so that pages agree
-REACH = 16  # times `near_km`: beyond, nearness would add less than rounding does, and adds nothing
+REACH = 16  # times `near_km`: beyond, nearness would add a ten-millionth of its weight, and adds nothing
 TAKEN = 64  # rows read at once while chips too near to a better one are passed over
+CROWD = 12_800  # of them looked at, before those that can still be kept are picked out
 EARTH_KM = 6371.0088  # mean radius
 WGS84 = Geod(ellps="WGS84")
 
@@ -144,7 +146,7 @@ class Ranking:
     first: Found | None = None  # what the first step finds, if a batch has found it already
 
     def in_order(self) -> Iterator[tuple[float, int]]:
-        """Scores and row addresses, best first; equal scores by chip id."""
+        """Scores and row addresses, best first; equal scores by chip id, those that nearness adds to first."""
         if self.query is None or self.query.near is None:
             yield from self._by_content()
             return
@@ -155,7 +157,7 @@ class Ranking:
         yield from heapq.merge(self._nearby(rows, bonus), rest, key=lambda entry: -entry[0])
 
     def _by_content(self) -> Iterator[tuple[float, int]]:
-        """All chips, as they are like the query, in steps as deep as they are asked for."""
+        """Chips as they are like the query, as deep as they are asked for: all, or all that a graph reaches."""
         waiting: list[tuple[float, str, int]] = []
         seen: set[int] = set()
         for depth in (DEPTH * DEEPER**step for step in count()):
@@ -190,9 +192,9 @@ class Ranking:
         """These chips in their order, every one scored, for none can be told from its content alone."""
         total = (self.index.scores(self.vector, rows) + bonus).astype(np.float32)
         order = np.argsort(-total, kind="stable")
-        start = 0
+        falling, start = -total[order], 0
         while start < len(order):
-            stop = int(np.searchsorted(-total[order], -total[order[min(start + TAKEN, len(order)) - 1]], side="right"))
+            stop = int(np.searchsorted(falling, falling[min(start + TAKEN, len(order)) - 1], side="right"))
             part = order[start:stop]  # whole runs of equal scores
             yield from ((-score, row) for score, _, row in sorted(self._keyed(total[part], rows[part])))
             start = stop
@@ -214,20 +216,40 @@ class Ranking:
         return [(score, row) for score, row in page if min_score is None or score >= min_score]
 
     def _spread(self, apart_km: float) -> Iterator[tuple[float, int]]:
-        """Pass over chips whose middle is within `apart_km` of a better one's; without a place, those of its file."""
-        entries, kept, files = self.in_order(), np.zeros((0, 2)), set()
-        while block := deque(islice(entries, TAKEN)):
-            rows = np.array([row for _, row in block], np.int64)
-            for (score, number), row in zip(block, self.table.take(rows, ("path", *SIDES)), strict=True):
-                if row["west"] is None:
-                    if row["path"] not in files:
-                        files.add(row["path"])
+        """Pass over chips whose middle is within `apart_km` of a better one's; without a place, those of its file.
+
+        Where a crowd of chips is passed over, those that can still be kept are picked out and ranked among themselves.
+        """
+        kept, files, ranking = np.zeros((0, 2)), set[str](), self
+        while True:
+            entries, looked = islice(ranking.in_order(), CROWD), 0
+            while block := deque(islice(entries, TAKEN)):
+                looked += len(block)
+                rows = np.array([row for _, row in block], np.int64)
+                for (score, number), row in zip(block, self.table.take(rows, ("path", *SIDES)), strict=True):
+                    if row["west"] is None:
+                        if row["path"] not in files:
+                            files.add(row["path"])
+                            yield score, number
+                        continue
+                    middle = middles(np.array([[row[name] for name in SIDES]], np.float64))
+                    if not len(kept) or kilometres(kept, middle[0]).min() >= apart_km:
+                        kept = np.vstack([kept, middle])
                         yield score, number
-                    continue
-                middle = middles(np.array([[row[name] for name in SIDES]], np.float64))
-                if not len(kept) or kilometres(kept, middle[0]).min() >= apart_km:
-                    kept = np.vstack([kept, middle])
-                    yield score, number
+            left = self._apart(kept, files, apart_km) if looked == CROWD else np.zeros(0, np.int64)
+            if not len(left):
+                return
+            ranking = replace(self, allowed=left, first=None)
+
+    def _apart(self, kept: NDArray[np.float64], files: set[str], apart_km: float) -> NDArray[np.int64]:
+        """Row addresses of the chips that none of those kept stands in the way of, ascending."""
+        rows, bounds = self.table.bounds(EARTH)
+        places, free = middles(bounds), np.ones(len(rows), np.bool_)
+        for place in kept:
+            free &= kilometres(places, place) >= apart_km
+        without = self.table.addresses(all_of("west IS NULL", not_among_sql("path", files)) or "")
+        left = np.sort(np.concatenate([rows[free], without]))
+        return left if self.allowed is None else left[np.isin(left, self.allowed)]
 
 
 def likeness_threshold(query: object, encoder: object) -> float | None:

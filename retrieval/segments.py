@@ -156,9 +156,13 @@ class Segment:
         self, queries: NDArray[np.float32], depth: int, effort: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if chosen is None and depth <= GPU_MOST and self._on_gpu():
-            with GPU_TURN:
-                scores, rows = self.gpu.search(queries, depth)
-            return scores, rows
+            try:
+                with GPU_TURN:
+                    scores, rows = self.gpu.search(queries, depth)
+            except RuntimeError as error:
+                self._without_gpu(error)
+            else:
+                return scores, rows
         selector = None
         if chosen is not None:
             allowed = np.zeros(self.rows, np.bool_)
@@ -180,9 +184,12 @@ class Segment:
                 try:
                     self.gpu = faiss.index_cpu_to_all_gpus(self.index)
                 except RuntimeError as error:
-                    logger.warning("searching without the GPU, which cannot hold the index: %s", str(error)[:120])
-                    self.gpu = False
+                    self._without_gpu(error)
         return bool(self.gpu)
+
+    def _without_gpu(self, error: RuntimeError) -> None:
+        logger.warning("searching without the GPU, whose memory does not suffice: %s", str(error)[:120])
+        self.gpu = False
 
     def _score_all(
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,6 +52,8 @@ HIT_COLUMNS = (
     *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
     *("path", "row", "col", "height", "width", "caption"),
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ class ChipTable:
 
     def _widened(self, rows: pa.Table) -> pa.Table:
         """Rows with their places as geometries, and with nothing in the columns that were added to the table."""
-        if places.COLUMN in self.dataset.schema.names:
+        if places.carried_by(self.dataset.schema):
             rows = places.with_bounds(rows)
         for field in self.dataset.schema:
             if field.name not in rows.column_names:
@@ -217,7 +220,7 @@ class ChipTable:
     @property
     def added_columns(self) -> dict[str, str]:
         """Columns that were added to the table, in order: name to kind, "text", "number", "time" or "flag"."""
-        own = {*self.schema.names, places.COLUMN}
+        own = {*self.schema.names, *([places.COLUMN] if places.carried_by(self.dataset.schema) else [])}
         return {field.name: kind_of(field.type) for field in self.dataset.schema if field.name not in own}
 
     def annotate(self, values: pa.Table, on: str) -> tuple[str, ...]:
@@ -252,8 +255,14 @@ class ChipTable:
             small = (tier for tier in TIERS if sum(count < tier for count in rows) > MANY_FRAGMENTS // len(TIERS))
             if len(rows) > MANY_FRAGMENTS and (tier := next(small, None)) is not None:
                 self.dataset.optimize.compact_files(target_rows_per_fragment=tier)
-            places.index_places(self.dataset)
+            self._index_places()
             self.dataset.cleanup_old_versions(older_than=KEEP_VERSIONS)
+
+    def _index_places(self) -> None:
+        try:
+            places.index_places(self.dataset)
+        except LANCE_ERRORS as error:  # boxes are found by a scan instead
+            logger.warning("the index of places could not be made: %s", str(error)[:200])
 
     @cached_property
     def runs(self) -> RowRuns:
@@ -302,12 +311,14 @@ class ChipTable:
 
     def inside_sql(self, bbox: tuple[float, float, float, float]) -> str:
         """SQL for the chips whose bounding box touches a box: see `bbox_sql`."""
-        return places.inside_sql(self.dataset, bbox)
+        with self._reading():
+            return places.inside_sql(self.dataset, bbox)
 
     def bounds(self, bbox: tuple[float, float, float, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Addresses (n,) of the chips that touch a box, and their west, south, east, north (n, 4)."""
+        condition = self.inside_sql(bbox)
         with self._reading():
-            found = self.dataset.to_table(columns=list(places.SIDES), filter=self.inside_sql(bbox), with_row_id=True)
+            found = self.dataset.to_table(columns=list(places.SIDES), filter=condition, with_row_id=True)
         columns = [np.asarray(found[name].to_numpy(), np.float64) for name in places.SIDES]
         return np.asarray(found["_rowid"].to_numpy(), np.int64), np.stack(columns, axis=1)
 
@@ -356,18 +367,18 @@ class ChipTable:
 
     def files(self, paths: Iterable[Path | str] = (), hashes: Iterable[str] = ()) -> list[Stored]:
         """Every file with rows here, sorted by path; given some, those that have one of the paths or contents."""
-        places, contents = sorted(map(str, set(paths))), sorted(set(hashes))
+        names, contents = sorted(map(str, set(paths))), sorted(set(hashes))
         keys, condition = ["path", "content_hash", "sensor", "file_chips"], None
-        few, all_of_them = len(places) + len(contents) <= MANY_NAMES, not (places or contents)
+        few, all_of_them = len(names) + len(contents) <= MANY_NAMES, not (names or contents)
         if few and not all_of_them:
-            named = (("path", places), ("content_hash", contents))
+            named = (("path", names), ("content_hash", contents))
             condition = " OR ".join(f"{key} IN ({_listed(values)})" for key, values in named if values)
         groups: Counter[tuple[str, str, str, int]] = Counter()
         with self._reading():
             for batch in self.dataset.to_batches(columns=keys, filter=condition, batch_size=BATCH):
                 rows = pa.Table.from_batches([batch])
                 if not few:
-                    meet = _among(rows["path"], places), _among(rows["content_hash"], contents)
+                    meet = _among(rows["path"], names), _among(rows["content_hash"], contents)
                     rows = rows.filter(pc.or_(*meet))
                 for group in rows.group_by(keys).aggregate([([], "count_all")]).to_pylist():
                     groups[group["path"], group["content_hash"], group["sensor"], group["file_chips"]] += group[
@@ -378,7 +389,10 @@ class ChipTable:
     def require_sound(self) -> None:
         """Raise ArchiveError, once a version, where a file of it is not as it was written: see `sums`."""
         if not self._sound:
-            files = files_of(self.dataset) + index_files(self.folder, self.dataset)
+            try:
+                files = files_of(self.dataset) + index_files(self.folder, self.dataset)
+            except LANCE_ERRORS as error:
+                raise error if isinstance(error, ArchiveError) else damaged(self.folder, error) from error
             problems = changed_files(self.folder, files)
             if problems:
                 raise damaged(self.folder, ArchiveError(next(iter(problems.values()))))

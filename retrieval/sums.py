@@ -7,6 +7,7 @@ small table. `verify` hashes every file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,8 @@ FILED = (
     "_deletions",
     "_versions",
     "_indices",
-)  # folders of the table whose files are written once and never again
+)  # folders of the table; files there are written once and never again
+WITHHELD = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the reader, not of the file
 Noted = dict[str, tuple[int, int, str]]  # relative path -> size, time of change in ns, sha256
 
 
@@ -175,6 +177,8 @@ def _problem(path: Path, known: tuple[int, int, str], thorough: bool) -> str | N
         if (thorough or facts.st_mtime_ns != time) and sha256_of(path) != digest:
             return "holds other bytes than were written"
     except OSError as error:
+        if error.errno in WITHHELD:
+            raise ArchiveError(f"{path} may not be read ({error.strerror}); see to that, then repeat") from error
         return f"cannot be read ({error.strerror})"
     return None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from retrieval.embed import Job, embed_rasters
+from retrieval.embed import Job, embed_rasters, pace_of
 from retrieval.journal import Journal
 from retrieval.parts import Content, Part, committed_files, fragment_files, fragments_whole, write_rows
 from retrieval.store import rows_of, schema_for
@@ -41,7 +41,8 @@ class Task:
     staging: Path
     config: ArchiveConfig
     sensor: Sensor | None = None
-    batch: int = 64
+    batch: int | None = None  # as suits the device of a worker
+    readers: int | None = None
     storage_options: dict[str, str] | None = None
 
     def record(self, unit: Sequence[Content]) -> Path:
@@ -113,7 +114,16 @@ def _embedded(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> I
     jobs = [Job(Path(path), task.sensor) for path, _ in unit]
     chip, stride = task.config.chip, task.config.stride
     journal = Journal(task.staging, fingerprint=task.config.fingerprint, dim=task.config.dim)
-    embedded = embed_rasters(jobs, encoder, chip=chip, stride=stride, batch=task.batch, journal=journal)
+    pace = pace_of(encoder)
+    embedded = embed_rasters(
+        jobs,
+        encoder,
+        chip=chip,
+        stride=stride,
+        batch=pace.batch if task.batch is None else task.batch,
+        readers=pace.readers if task.readers is None else task.readers,
+        journal=journal,
+    )
     with closing(embedded) as results:  # type: ignore[type-var]
         yield from zip(unit, results, strict=True)
 

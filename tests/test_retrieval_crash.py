@@ -7,8 +7,10 @@ import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from fakes import DIM, TinyEncoder, write_raster
 
@@ -314,3 +316,49 @@ def test_a_repair_of_what_may_not_be_read_changes_nothing(archive, monkeypatch, 
             Archive.mend(archive.folder)
     assert {path: path.read_bytes() for path in (archive.folder / TABLE).rglob("*") if path.is_file()} == before
     assert reopened(archive).verify() == []
+
+
+@pytest.mark.parametrize("number", [13, 24])
+def test_a_file_of_the_table_that_may_not_be_read_is_no_damage(archive, monkeypatch, number):
+    before, opened = len(archive), Path.open
+
+    def refused(self, *args, **options):
+        if self.parent.name == "data":
+            raise OSError(number, os.strerror(number))
+        return opened(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refused)
+        with pytest.raises(ArchiveError, match="may not be read"):
+            Archive.mend(archive.folder)
+    assert (len(reopened(archive)), reopened(archive).verify()) == (before, [])
+
+
+def test_a_version_that_follows_keeps_the_parts_of_the_index_that_are_in_memory(archive, scenes):
+    reader = reopened(archive)
+    reader.search("x")
+    first = {segment.facts.file: segment.index for segment in reader._generation.index.segments}
+    archive.build_index("hnsw")
+    archive.remove(scenes / "00.tif")
+    reader.refresh()
+    assert reader.search("x", 18) == reopened(archive).search("x", 18)
+    second = {segment.facts.file: segment.index for segment in reader._generation.index.segments}
+    archive.annotate(pa.table({"path": [str(scenes / "01.tif")], "crop": ["maize"]}))
+    reader.refresh()
+    assert reader.search("x", 18) == reopened(archive).search("x", 18)
+    third = {segment.facts.file: segment.index for segment in reader._generation.index.segments}
+    assert first.keys().isdisjoint(second)
+    assert third.keys() & second.keys()
+    assert all(third[name] is second[name] for name in third.keys() & second.keys())
+
+
+def test_a_reader_of_a_version_without_an_index_searches_it_and_writes_none(archive, scenes, monkeypatch):
+    reader = reopened(archive)
+    reader.search("x")
+    with monkeypatch.context() as patch:  # as in the middle of an add: committed, not indexed yet
+        patch.setattr(Archive, "_extend_index", lambda self, previous: None)
+        archive.add(scenes / "05.tif", sensor=SENSOR, progress=False)
+    files = index_files(archive)
+    reader.refresh()
+    assert len(reader.search("x", 100)) == len(archive)
+    assert index_files(archive) == files

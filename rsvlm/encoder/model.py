@@ -112,10 +112,11 @@ class SpectralEncoder:
         pixels, bands = _drop_thermal(pixels, bands)
         normalised = self.preprocessing.normalise(pixels, valid, bands)
         stems = self.model.stem(self.preprocessing.resize(normalised), bands)
-        return functional.normalize(self._image_tower()(stems).float(), dim=-1)
+        return functional.normalize(self.image_tower(stems).float(), dim=-1)
 
-    def _image_tower(self) -> nn.Module:
-        """What runs after the stem; made for the weights as they are, and anew when they were changed."""
+    @property
+    def image_tower(self) -> nn.Module:
+        """What whole images pass through after the stem; made anew when the weights were changed."""
         visual: nn.Module = self.model.clip.visual
         if visual.training:
             return visual
