@@ -338,7 +338,7 @@ def test_one_damaged_part_is_built_again_and_the_others_stay(tmp_path, monkeypat
     archive.search(unit_vectors(1)[0])
     first = index_files(archive.folder)
     append(archive.folder, unit_vectors(100, 4), 1000)
-    archive.refresh()
+    archive = Archive.open(archive.folder, TinyEncoder())
     before = archive.search(unit_vectors(1, 8)[0], 40)
     (small,) = set(index_files(archive.folder)) - set(first)
     (archive.folder / FOLDER / small).write_bytes(b"\0" * 1000)
@@ -357,7 +357,7 @@ def test_a_kind_asked_for_is_kept_by_later_adds_and_told_with_its_reasons(tmp_pa
     assert "asked for; 3,000 vectors take" in told["segments"][0]["why"]
     assert "32 texts, looking at" in told["segments"][0]["recall"]
     append(archive.folder, unit_vectors(3_000, 2), 3_000)
-    archive.refresh()
+    archive = Archive.open(archive.folder, TinyEncoder())
     archive.search(unit_vectors(1)[0])
     assert {part["kind"] for part in archive.info()["index"]["segments"]} == {"hnsw"}
     assert archive.index_kind == "IndexHNSWFlat"

@@ -285,7 +285,7 @@ def test_a_worker_with_another_encoder_and_no_workers_are_refused(archive, scene
 
 def test_parts_are_written_and_committed_at_a_uri(archive, scenes, tmp_path):
     archive.add(sorted(scenes.glob("0[0-3].tif")), sensor=SENSOR, progress=False)
-    rows = ChipTable.open(archive.folder).dataset.to_table()
+    rows = ChipTable.open(archive.folder).dataset.to_table(columns=schema_for(archive.config).names)
     uri = f"file://{tmp_path}/bucket/chips.lance"
     schema = schema_for(archive.config)
     dataset = lance.write_dataset(schema.empty_table(), uri, schema=schema)
