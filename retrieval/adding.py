@@ -86,8 +86,7 @@ class Adding:
                 told for item, _ in self._waiting for told in (str(item.path), item.content_hash)
             )
             self._table.replace(pa.concat_tables([rows for _, rows in self._waiting]), fresh=fresh)
-        for item, _ in self._waiting:
-            self._journal.forget(item.content_hash)
+        self._journal.forget(item.content_hash for item, _ in self._waiting)
         self._chips += self._rows
         self._waiting, self._rows, self._last = [], 0, time.monotonic()
 

@@ -215,7 +215,7 @@ class Archive:
                 hashes, unreadable = hash_files(files, threads=readers, progress=progress, stamps=stamps)
             stored = table.files(hashes, hashes.values()) if hashes else []
             plan = plan_intake(hashes, stored, wanted.name if wanted else None)
-            journal = Journal(self.folder, fingerprint=self.config.fingerprint, dim=self.config.dim)
+            journal = Journal(self.folder, fingerprint=self.config.fingerprint, dim=self.config.dim, logs=True)
             intake = Adding(table, journal, stored)
             intake.failed += [*missing, *unreadable]
             intake.forget_stale(plan)

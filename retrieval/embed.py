@@ -191,6 +191,7 @@ class _Assembly:
         self._launched: deque[tuple[list[Chip], Tensor, Tensor]] = deque()
         self._jobs: defaultdict[int, _Progress] = defaultdict(_Progress)
         self._complete: list[int] = []
+        self._unlogged: list[tuple[Opened, int, EncodedChip]] = []  # chips of small files, not in the journal yet
 
     def accept(self, message: Message) -> None:
         if isinstance(message, Opened):
@@ -233,6 +234,7 @@ class _Assembly:
         chips, vectors, fractions = self._launched.popleft()
         for chip, vector, fraction in zip(chips, vectors.cpu().numpy(), fractions.tolist(), strict=True):
             self._file(chip, vector, fraction)
+        self._log()
 
     def _file(self, chip: Chip, vector: NDArray[np.float32], fraction: float) -> None:
         if chip.number not in self._jobs:  # a raster that failed further on is gone already
@@ -240,17 +242,35 @@ class _Assembly:
         progress, encoded = self._jobs[chip.number], EncodedChip(chip.cut.window, vector, fraction, chip.cut.cloud)
         progress.chips[chip.cut.place] = encoded
         if self._journal is not None and progress.opened and progress.opened.key and _sound(encoded):
-            progress.unkept.append((chip.cut.place, encoded))
-            rested = time.monotonic() - progress.kept_at >= self._journal.pause
-            if rested and len(progress.unkept) >= self._journal.part:
-                self._keep(self._journal, progress.opened, progress)
+            self._note(self._journal, progress.opened, progress, (chip.cut.place, encoded))
         self._note_complete(chip.number)
+
+    def _note(self, journal: Journal, opened: Opened, progress: _Progress, placed: tuple[int, EncodedChip]) -> None:
+        if opened.small:
+            self._unlogged.append((opened, *placed))
+            return
+        progress.unkept.append(placed)
+        rested = time.monotonic() - progress.kept_at >= journal.pause
+        if rested and len(progress.unkept) >= journal.part:
+            self._keep(journal, opened, progress)
+
+    def _log(self) -> None:
+        """Note the chips of small files in the journal, but of those that are no longer the ones that were opened."""
+        if self._journal is None or not self._unlogged:
+            return
+        same = {opened.number: self._unchanged(opened) for opened, _, _ in self._unlogged}
+        self._journal.log((opened.key, place, chip) for opened, place, chip in self._unlogged if same[opened.number])
+        self._unlogged = []
+
+    def _unchanged(self, opened: Opened) -> bool:
+        with suppress(OSError):
+            return stamp_of(self._given[opened.number].path) == opened.stamp
+        return False
 
     def _keep(self, journal: Journal, opened: Opened, progress: _Progress) -> None:
         """Note what is new in the journal, unless the file is no longer the one that was opened."""
-        with suppress(OSError):
-            if stamp_of(self._given[opened.number].path) == opened.stamp:
-                journal.note(opened.key, progress.unkept)
+        if self._unchanged(opened):
+            journal.note(opened.key, progress.unkept)
         progress.unkept, progress.kept_at = [], time.monotonic()
 
     def _note_complete(self, number: int) -> None:

@@ -80,8 +80,9 @@ class Opened:
     number: int
     source: Source
     stamp: tuple[int, ...] = ()
-    key: str = ""  # where the journal keeps parts of it; none for files of few chips
+    key: str = ""  # under which the journal keeps what of it is encoded; none where it does not
     kept: Mapping[int, EncodedChip] = field(default_factory=dict)
+    small: bool = False  # kept in the journal's log, not in parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +242,12 @@ class Readers:
     def _opened(self, number: int, job: Job, stamp: tuple[int, ...], raster: Raster, chips: int) -> Opened:
         """What the raster says, and what the journal holds of it."""
         source = _source(raster, job)
-        if self._journal is None or chips <= self._journal.part:
+        small = self._journal is not None and chips <= self._journal.part
+        if self._journal is None or (small and not self._journal.logs):
             return Opened(number, source, stamp)
         told = (source.sensor, source.bands, source.cloud_cover, raster.fill, raster.linear_backscatter)
         key = self._journal.key(source.content_hash, self._tiling, raster.grid.shape, *told)
-        return Opened(number, source, stamp, key, self._journal.finished(key))
+        return Opened(number, source, stamp, key, self._journal.finished(key), small)
 
     def _reading(self, opened: Opened, job: Job, raster: Raster, windows: Sequence[Window]) -> _Reading:
         layout, size = layout_of(raster), (windows[0].height, windows[0].width)

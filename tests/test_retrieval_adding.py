@@ -155,9 +155,9 @@ def test_a_journal_gives_back_what_was_noted_and_only_under_the_same_key(tmp_pat
     for other in (journal.key("c" * 64, (16, 8), "bands"), journal.key("d" * 64, (16, 16), "bands")):
         assert journal.finished(other) == {}
     assert Journal(tmp_path, fingerprint="g", dim=DIM).key("c" * 64, (16, 16), "bands") != key
-    journal.forget("d" * 64)
+    journal.forget(["d" * 64])
     assert len(journal.finished(key)) == 4
-    journal.forget("c" * 64)
+    journal.forget(["c" * 64])
     assert journal.finished(key) == {}
 
 
@@ -270,6 +270,76 @@ def test_results_out_of_order_do_not_wait_for_a_large_file(tmp_path, monkeypatch
         expected = in_order[jobs.index(result.job)]
         assert result.windows == expected.windows
         np.testing.assert_allclose(result.vectors, expected.vectors, atol=1e-5)
+
+
+def logged(folder):
+    """A log of six chips of two small files, in three batches, and what is in it by key."""
+    folder.mkdir()
+    journal = Journal(folder, fingerprint="f", dim=DIM, logs=True)
+    random = np.random.default_rng(0)
+    keys = [journal.key(letter * 64, "bands") for letter in "ab"]
+    chips = {
+        key: {
+            place: EncodedChip(
+                Window(0, 16 * place, 16, 16), random.random(DIM, np.float32), 0.5, (None, 0.25)[place % 2]
+            )
+            for place in range(3)
+        }
+        for key in keys
+    }
+    for place in range(3):
+        journal.log((key, place, chips[key][place]) for key in keys)
+    return journal, keys, chips
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for place, chip in found.items():
+        assert (chip.window, chip.valid, chip.cloud) == (expected[place].window, 0.5, expected[place].cloud)
+        np.testing.assert_array_equal(chip.vector, expected[place].vector)
+
+
+def test_a_log_gives_back_what_a_killed_run_wrote_and_keeps_it_until_it_is_committed(tmp_path):
+    journal, (first, second), chips = logged(tmp_path / "archive")
+    assert journal.finished(first) == {}  # of this run nothing is read twice
+    for _ in range(2):  # killed again before it wrote anything
+        again = Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True)
+        same(again.finished(first), chips[first])
+        same(again.finished(second), chips[second])
+    again.forget(["a" * 64])
+    third = Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True)
+    assert third.finished(first) == {}
+    same(third.finished(second), chips[second])
+    third.prune()
+    assert Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True).finished(second) == {}
+
+
+def test_a_torn_or_damaged_log_gives_back_its_sound_rows(tmp_path):
+    _, (first, second), chips = logged(tmp_path / "archive")
+    path = tmp_path / "archive" / "unfinished" / "small.log"
+    raw = path.read_bytes()
+    row = len(raw) // 6
+    path.write_bytes(raw[: 5 * row + row // 2])  # the last row is torn
+    found = Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True)
+    same(found.finished(first), chips[first])
+    same(found.finished(second), {place: chips[second][place] for place in (0, 1)})
+    found.log([(second, 2, chips[second][2])])
+    same(Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True).finished(second), chips[second])
+    for byte in range(0, 2 * row, 7):
+        damaged = bytearray(raw)
+        damaged[byte] ^= 4
+        path.write_bytes(bytes(damaged))
+        found = Journal(tmp_path / "archive", fingerprint="f", dim=DIM, logs=True)
+        lost = (first, second)[byte // row]
+        same(found.finished(lost), {place: chips[lost][place] for place in (1, 2)})
+
+
+def test_a_log_of_another_encoder_is_not_taken(tmp_path):
+    _, (first, _), _ = logged(tmp_path / "archive")
+    for options in ({"fingerprint": "g", "dim": DIM}, {"fingerprint": "f", "dim": DIM + 1}):
+        other = Journal(tmp_path / "archive", logs=True, **options)
+        assert other.finished(other.key("a" * 64, "bands")) == {}
+    assert first
 
 
 def test_files_are_looked_up_by_path_and_by_content_as_in_the_list_of_all(archive, tmp_path, monkeypatch):

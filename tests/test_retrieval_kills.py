@@ -178,6 +178,38 @@ def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
     assert len(ChipTable.open(folder)) == CHIPS
 
 
+def add_without_commits(folder, scenes, notes, point):
+    """Add, with no commit before the end."""
+    retrieval.adding.COMMIT_SECONDS = 3600
+    Archive.open(folder, Counting(notes)).add(scenes, sensor=SENSOR, progress=False, batch=BATCH)
+    assert point == 0
+
+
+def test_a_kill_among_small_files_loses_no_more_than_the_batches_on_their_way(tmp_path):
+    folder, notes, scenes = tmp_path / "archive", tmp_path / "notes", tmp_path / "scenes"
+    scenes.mkdir()
+    for i in range(40):
+        write_raster(scenes / f"{i:02}.tif", seed=i)
+    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    notes.touch()
+    lost, kills = 3 * BATCH, 0
+    for least in (60, 130, 200):
+        child = process(add_without_commits, folder, scenes, notes, 0)
+        child.start()
+        while child.is_alive() and notes.stat().st_size < least + kills * lost:
+            time.sleep(0.001)
+        child.kill()
+        child.join()
+        kills += child.exitcode != 0
+    assert kills
+    assert run(folder, scenes, notes, 0, target=add_without_commits)
+    assert 240 < notes.stat().st_size <= 240 + kills * lost
+    twin = Archive.create(tmp_path / "twin", TinyEncoder(), chip=16, stride=16)
+    twin.add(scenes, sensor=SENSOR, progress=False)
+    assert rows(Archive.open(folder, TinyEncoder())) == rows(twin)
+    assert list((folder / "unfinished").iterdir()) == []
+
+
 @pytest.mark.parametrize("wanted", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ["remove", "rebuild", "repair"])
 def test_a_killed_change_is_done_or_not_begun(tmp_path, action, wanted):
