@@ -12,7 +12,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -39,6 +39,7 @@ REMOVED_SHARE = 0.3  # of a segment's rows, beyond which it is built anew
 TIE = 1e-5  # scores closer than this may change places when they are computed exactly
 SPARE = 8  # neighbours found beyond those asked for: the last of them shows that none ties with what was asked for
 SCORED = 256  # queries whose vectors are read together,
+REMEMBERED = 16  # selections of rows, a segment each
 READ_ROWS = 32_768  # and so many of these at once
 LEFTOVER_SECONDS = 3600
 logger = logging.getLogger(__name__)
@@ -62,6 +63,13 @@ class IndexKey:
         return cls(table.version, len(table), config.dim, config.metric, config.fingerprint)
 
 
+class _Selection(NamedTuple):
+    """Row addresses that were let through, and their positions in one segment."""
+
+    allowed: NDArray[np.int64] | None
+    positions: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class VectorIndex:
     """Inner-product search over the rows of one version of the table."""
@@ -71,7 +79,7 @@ class VectorIndex:
     segments: tuple[Segment, ...]
     kind: str = AUTO  # as asked for
     target: float = TARGET
-    live: dict[str, NDArray[np.int64]] = field(default_factory=dict, repr=False)  # of segments with removed rows
+    selections: dict[tuple[str, int], _Selection] = field(default_factory=dict, repr=False)  # the last few
 
     def search(self, queries: NDArray[np.float32], depth: int, allowed: NDArray[np.int64] | None = None) -> list[Found]:
         """For each query (Q, D) the `depth` best rows, best first, and all that tie with the last of them.
@@ -132,17 +140,24 @@ class VectorIndex:
         return found
 
     def _chosen(self, segment: Segment, allowed: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        """Positions in a segment to search among; None where nothing is filtered and nothing was removed."""
+        """Positions in a segment to search among; None where nothing is filtered and nothing was removed.
+
+        The last few are remembered: pages and repeated filters come with the same array of rows.
+        """
         own = segment.facts.runs
         live = self.table.runs.in_fragments(covered(segment, self.table))
         if allowed is None and len(live) == len(own):
             return None
-        if allowed is None:
-            if segment.facts.file not in self.live:
-                self.live[segment.facts.file] = np.sort(own.positions(live.addresses()))
-            return self.live[segment.facts.file]
-        positions = own.positions(allowed[live.positions(allowed) >= 0])
-        return np.sort(positions[positions >= 0])
+        key = segment.facts.file, id(allowed)
+        held = self.selections.get(key)
+        if held is None or held.allowed is not allowed:
+            rows = live.addresses() if allowed is None else allowed[live.positions(allowed) >= 0]
+            positions = own.positions(rows)
+            held = _Selection(allowed, np.sort(positions[positions >= 0]))
+            while len(self.selections) >= REMEMBERED:
+                self.selections.pop(next(iter(self.selections)), None)
+            self.selections[key] = held
+        return held.positions
 
     @property
     def described(self) -> list[dict[str, Any]]:
@@ -267,7 +282,7 @@ def _loaded(segment: Segment, before: VectorIndex) -> Segment:
 def _newest_usable(table: ChipTable, folder: Path, previous: VectorIndex | None) -> VectorIndex:
     """The index to go on from: the one in memory, or the newest on disk that this encoder's vectors are in."""
     if previous is not None and previous.segments:
-        return replace(previous, table=table, segments=_of_table(previous.segments, table), live={})
+        return replace(previous, table=table, segments=_of_table(previous.segments, table), selections={})
     wanted = asdict(IndexKey.of(table))
     for path in [_manifest_file(folder, table.version), *_manifests(folder)]:
         try:

@@ -2,7 +2,7 @@
 
 Of small files every batch goes to a log. Each of its rows carries a checksum, so that a torn end is passed over; what a
 killed process wrote is there, what the power took is encoded again. Of large files there are parts: a few hundred chips
-in one file that is named by the sha256 of its bytes. It appears whole or not at all, and one that holds other bytes than
+in one file named by the sha256 of its bytes. It appears whole or not at all, and one that holds other bytes than
 its name says is passed over. Both are kept under a key, told from the content of the raster and from all that its chips
 depend on, so that they are never taken for another file's, sensor's, layout's or encoder's.
 """

@@ -94,6 +94,7 @@ class Segment:
     folder: Path
     index: Any = None
     gpu: Any = field(default=None, repr=False)
+    selector: tuple[NDArray[np.int64], Any] | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -163,16 +164,21 @@ class Segment:
                 self._without_gpu(error)
             else:
                 return scores, rows
-        selector = None
-        if chosen is not None:
-            allowed = np.zeros(self.rows, np.bool_)
-            allowed[chosen] = True
-            selector = faiss_module().IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        selector = None if chosen is None else self._selector_of(chosen)
         options = {"params": parameters(self.facts.kind, effort, depth, selector)}
         if self.facts.kind == "flat" and selector is None:
             options = {}  # with parameters, even empty ones, the matrix product is not used
         scores, rows = self.index.search(queries, depth, **options)
         return scores, rows
+
+    def _selector_of(self, chosen: NDArray[np.int64]) -> Any:
+        """FAISS's filter for some positions; the last one is remembered."""
+        held = self.selector
+        if held is None or held[0] is not chosen:
+            allowed = np.zeros(self.rows, np.bool_)
+            allowed[chosen] = True
+            held = self.selector = chosen, faiss_module().IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        return held[1]
 
     def _on_gpu(self) -> bool:
         """Whether an exact search can go through a GPU; the copy is made the first time."""
