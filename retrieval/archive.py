@@ -201,7 +201,7 @@ class Archive:
         """Add files, and the images in folders, that are not there yet; a file with new content replaces its chips.
 
         `batch` chips are encoded at once, and `readers` threads bring them; by default as suits the encoder's device.
-        Commits every few seconds, whole files at a time, and keeps what is encoded meanwhile: after an interruption, the
+        Commits every few seconds, whole files at a time, and keeps what is encoded meanwhile: once interrupted, the
         same call goes on from there. A file whose size, times and number are those of an earlier add is not read.
         Raises ArchiveBusyError while someone else writes. Files that cannot be read are listed as failed.
         """
