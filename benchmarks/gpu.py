@@ -34,8 +34,8 @@ BUS, DECODE, DISK = "bus", "decoding", "file"
 WAYS: dict[str, dict[str, Any]] = {  # other ways to run it, to see which pays
     "forward only, float32": {"precision": "float32"},
     "forward only, bfloat16": {"precision": "bfloat16"},
-    "forward only, compiled": {"compiled": True},
 }
+COMPILED = "forward only, compiled"
 SECONDS = 2.0  # that a rate is measured for, at least
 
 
@@ -187,6 +187,7 @@ def one_model(model: str, plain: list[Path], packed: list[Path], options: argpar
     """Every part of the pipeline and the whole of it, for one model."""
     common = {"model": model, "device": options.device, "batch": options.batch}
     timed = {**common, "seconds": options.seconds}
+    ways = {FORWARD: {}, **WAYS, **({COMPILED: {"compiled": True}} if options.compiled else {})}
     return race(
         f"{model}, 12 bands, batch {options.batch}, {options.threads} readers, on {options.device}",
         [
@@ -194,7 +195,7 @@ def one_model(model: str, plain: list[Path], packed: list[Path], options: argpar
             Contender(MEMORY, embed, {**common, "files": plain, "threads": options.threads}),
             *(
                 Contender(name, forward, {**timed, "files": plain[:1], "threads": options.threads, **way})
-                for name, way in {FORWARD: {}, **WAYS}.items()
+                for name, way in ways.items()
             ),
             Contender(BUS, bus, {**timed, "files": plain[:1]}),
             Contender(DECODE, decode, {"model": model, "files": packed, "threads": options.threads}),
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="default 256, 4 quick")
     parser.add_argument("--files", type=int, help="rasters; default 8, 1 quick")
     parser.add_argument("--size", type=int, help="side of each; default 4096, 448 quick")
+    parser.add_argument("--compiled", action="store_true", help="also through torch.compile: a minute more every run")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--product", type=int, help="side of the matrices; default 8192, 512 quick")
     options = parser.parse_args()
