@@ -113,13 +113,14 @@ class Journal:
     def prune(self) -> None:
         """At the end of an add: drop its log, and parts that nobody came back for in a week."""
         self._live.clear()
-        (self._folder / LOG).unlink(missing_ok=True)
+        for name in (LOG, f"{LOG}.tmp"):  # the latter of a run that was killed
+            (self._folder / name).unlink(missing_ok=True)
         for folder in sorted(self._folder.glob("*")):
             if time.time() - folder.stat().st_mtime > KEEP_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _rewrite_log(self) -> None:
-        beside = self._folder / f"{LOG}.{os.getpid()}.tmp"
+        beside = self._folder / f"{LOG}.tmp"
         try:
             beside.write_bytes(b"".join(chain.from_iterable(self._live.values())))
             os.replace(beside, self._folder / LOG)
