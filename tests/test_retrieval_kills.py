@@ -157,20 +157,27 @@ def test_after_random_kills_nothing_is_lost_or_doubled(tmp_path, wanted):
     assert_like_twin(Archive.open(folder, TinyEncoder()), scenes, tmp_path / "twin")
 
 
-def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
-    folder, notes, path = tmp_path / "archive", tmp_path / "notes", tmp_path / "large.tif"
-    write_raster(path, shape=(96, 640))
-    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
-    notes.touch()
-    lost, kills = PART + 3 * BATCH, 0  # a part that is not full yet, and the batches on their way
+def killed(target, folder, path, notes, lost):
+    """Begin three times, each killed some chips later, where each may lose so many; how often it was so far."""
+    kills = 0
     for least in (60, 130, 200):
-        child = process(add, folder, path, notes, 0)
+        child = process(target, folder, path, notes, 0)
         child.start()
         while child.is_alive() and notes.stat().st_size < least + kills * lost:
             time.sleep(0.001)
         child.kill()
         child.join()
         kills += child.exitcode != 0
+        yield kills
+
+
+def test_a_kill_inside_a_large_file_loses_no_more_than_a_part(tmp_path):
+    folder, notes, path = tmp_path / "archive", tmp_path / "notes", tmp_path / "large.tif"
+    write_raster(path, shape=(96, 640))
+    Archive.create(folder, TinyEncoder(), chip=16, stride=16)
+    notes.touch()
+    lost = PART + 3 * BATCH  # a part that is not full yet, and the batches on their way
+    for kills in killed(add, folder, path, notes, lost):
         assert len(ChipTable.open(folder)) in (0, CHIPS)
     assert kills
     assert run(folder, path, notes, 0)
@@ -192,15 +199,8 @@ def test_a_kill_among_small_files_loses_no_more_than_the_batches_on_their_way(tm
         write_raster(scenes / f"{i:02}.tif", seed=i)
     Archive.create(folder, TinyEncoder(), chip=16, stride=16)
     notes.touch()
-    lost, kills = 3 * BATCH, 0
-    for least in (60, 130, 200):
-        child = process(add_without_commits, folder, scenes, notes, 0)
-        child.start()
-        while child.is_alive() and notes.stat().st_size < least + kills * lost:
-            time.sleep(0.001)
-        child.kill()
-        child.join()
-        kills += child.exitcode != 0
+    lost = 3 * BATCH
+    *_, kills = killed(add_without_commits, folder, scenes, notes, lost)
     assert kills
     assert run(folder, scenes, notes, 0, target=add_without_commits)
     assert 240 <= notes.stat().st_size <= 240 + kills * lost
