@@ -60,7 +60,7 @@ class Journal:
         self._logged = np.dtype([("checksum", np.uint32), ("key", "S97"), ("chip", self._row)])
         self._before = self._read_log() if logs else {}  # of a run that was killed
         self._live = {key: [rows.tobytes()] for key, rows in self._before.items()}
-        if (self._folder / LOG).exists():
+        if logs and (self._folder / LOG).exists():
             self._rewrite_log()  # without a torn end, after which nothing could be read
 
     def key(self, content_hash: str, *facts: object) -> str:
