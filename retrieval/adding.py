@@ -48,11 +48,14 @@ class Adding:
         self._rows = self._added = self._replaced = self._unchanged = self._chips = self._skipped = 0
         self._last = time.monotonic()
 
-    def forget_stale(self, plan: Sequence[Intake]) -> None:
-        """Drop the old rows of files whose new content is kept at another path already, and count what stays."""
-        for item in plan:
-            if item.action != "leave":
-                continue
+    def pass_over(self, plan: Sequence[Intake]) -> None:
+        """Settle the files that need not be read: count them, and drop old rows of those whose content is elsewhere.
+
+        What the journal still has of them, as after a kill right behind the commit, goes too.
+        """
+        left = [item for item in plan if item.action == "leave"]
+        self._journal.forget(item.content_hash for item in left)
+        for item in left:
             if item.stale:
                 place = text_sql(str(item.path))
                 self._table.remove(f"path = {place} AND content_hash != {text_sql(item.content_hash)}")

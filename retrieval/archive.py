@@ -218,7 +218,7 @@ class Archive:
             journal = Journal(self.folder, fingerprint=self.config.fingerprint, dim=self.config.dim, logs=True)
             intake = Adding(table, journal, stored)
             intake.failed += [*missing, *unreadable]
-            intake.forget_stale(plan)
+            intake.pass_over(plan)
             work = {item.path: item for item in plan if item.action != "leave"}
             results = embed_rasters(
                 [Job(path, wanted) for path in work],

@@ -103,8 +103,8 @@ class Journal:
     def forget(self, hashes: Iterable[str]) -> None:
         """Drop what was kept of rasters by content: all of them is in the table, or they are no longer wanted."""
         gone = set(hashes)
-        for content_hash in gone:
-            for folder in self._folder.glob(f"{content_hash}-*"):
+        for folder in sorted(self._folder.glob("*-*")):
+            if folder.name.split("-")[0] in gone:
                 shutil.rmtree(folder, ignore_errors=True)
         if self.logs and any(key.split("-")[0] in gone for key in self._live):
             self._live = {key: rows for key, rows in self._live.items() if key.split("-")[0] not in gone}

@@ -179,6 +179,19 @@ def test_a_damaged_part_is_passed_over_and_an_old_one_dropped(tmp_path):
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
+def test_what_a_kill_right_behind_the_commit_left_in_the_journal_goes_with_the_next_add(
+    archive, tmp_path, small_parts, monkeypatch
+):
+    path, small = write_raster(tmp_path / "large.tif", shape=LARGE), write_raster(tmp_path / "small.tif", seed=1)
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "forget", lambda journal, hashes: None)
+        killed.setattr(Journal, "prune", lambda journal: None)
+        assert add(archive, path, small).added == 2
+    assert len(list((archive.folder / "unfinished").iterdir())) == 2
+    assert add(archive, path, small).unchanged == 2
+    assert list((archive.folder / "unfinished").iterdir()) == []
+
+
 def interrupted(archive, path, chips=28):
     with pytest.raises(ZeroDivisionError):
         add(archive, path, encoder=Faulty(chips, fault=ZeroDivisionError))

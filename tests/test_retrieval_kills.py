@@ -83,21 +83,26 @@ def run(*arguments, seconds=None, target=add):
     return child.exitcode == 0
 
 
+def seed(random):
+    """One that does not come twice: of two files with one content an archive keeps one."""
+    return int(random.integers(2**63))
+
+
 def make_scenes(folder, random):
     folder.mkdir()
     for i in range(8):
-        write_raster(folder / f"{i}.tif", seed=int(random.integers(10**6)))
-    write_raster(folder / "large.tif", seed=int(random.integers(10**6)), shape=(96, 640))
+        write_raster(folder / f"{i}.tif", seed=seed(random))
+    write_raster(folder / "large.tif", seed=seed(random), shape=(96, 640))
     (folder / "broken.tif").write_bytes((folder / "0.tif").read_bytes()[:400])
 
 
 def change_scenes(folder, random):
     """Some files get other content, one is new, sometimes the large one changes too."""
-    names = [f"{i}.tif" for i in random.choice(8, 3, replace=False)] + [f"new{random.integers(10**6)}.tif"]
+    names = [f"{i}.tif" for i in random.choice(8, 3, replace=False)] + [f"new{seed(random)}.tif"]
     for name in names:
-        write_raster(folder / name, seed=int(random.integers(10**6)))
+        write_raster(folder / name, seed=seed(random))
     if random.random() < 0.5:
-        write_raster(folder / "large.tif", seed=int(random.integers(10**6)), shape=(96, 640))
+        write_raster(folder / "large.tif", seed=seed(random), shape=(96, 640))
 
 
 def contents(folder):
