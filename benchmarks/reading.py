@@ -119,13 +119,14 @@ def ours_alone(path: Path, truth: Path, chip: int) -> Steps:
     """The same blocks and cuts in one thread, without hash and clouds: what the two loops do, and masks."""
     import rasterio
 
+    from retrieval.block_cache import BlockCache
     from retrieval.cutting import Sheet
-    from retrieval.reading import cache_options, layout_of, read_chips
+    from retrieval.reading import layout_of, read_chips
     from rsvlm.raster import open_raster, tiles
 
     kept = Kept(truth, chip, "uint16")
     yield
-    with rasterio.Env(**cache_options()), open_raster(path, sensor=SENSOR) as raster:
+    with rasterio.Env(), BlockCache(1), open_raster(path, sensor=SENSOR) as raster:
         sheet = Sheet(list(tiles(raster.grid, chip, chip)), layout_of(raster))
         for cut in read_chips(raster, sheet):
             kept.pixels[cut.place] = cut.raw

@@ -21,10 +21,10 @@ def decoding(path: Path, chip: int) -> Steps:
     """GDAL alone: every block once, all bands of it at once."""
     import rasterio
 
-    from retrieval.reading import cache_options
+    from retrieval.block_cache import BlockCache
 
     yield
-    with rasterio.Env(**cache_options()), rasterio.open(path) as file:
+    with BlockCache(1), rasterio.open(path) as file:
         for _, window in file.block_windows(1):
             file.read(window=window)
         height, width = file.shape
@@ -47,12 +47,13 @@ def masking(path: Path, chip: int) -> Steps:
     """The same through the door: which pixels are there, too."""
     import rasterio
 
+    from retrieval.block_cache import BlockCache
     from retrieval.cutting import Sheet
-    from retrieval.reading import cache_options, layout_of, read_part
+    from retrieval.reading import layout_of, read_part
     from rsvlm.raster import open_raster, tiles
 
     yield
-    with rasterio.Env(**cache_options()), open_raster(path, sensor=SENSOR) as raster:
+    with rasterio.Env(), BlockCache(1), open_raster(path, sensor=SENSOR) as raster:
         windows = list(tiles(raster.grid, chip, chip))
         sheet = Sheet(windows, layout_of(raster))
         while (taken := sheet.take()) is not None:
@@ -65,13 +66,14 @@ def cutting(path: Path, chip: int, *, clouds: bool) -> Steps:
     """And cut into chips; with the clouds of each where asked."""
     import rasterio
 
+    from retrieval.block_cache import BlockCache
     from retrieval.cutting import Sheet
     from retrieval.quality import cloud_test
-    from retrieval.reading import cache_options, layout_of, read_chips
+    from retrieval.reading import layout_of, read_chips
     from rsvlm.raster import open_raster, tiles
 
     yield
-    with rasterio.Env(**cache_options()), open_raster(path, sensor=SENSOR) as raster:
+    with rasterio.Env(), BlockCache(1), open_raster(path, sensor=SENSOR) as raster:
         test = cloud_test(raster, (chip, chip)) if clouds else None
         count = sum(1 for _ in read_chips(raster, Sheet(list(tiles(raster.grid, chip, chip)), layout_of(raster)), test))
     yield

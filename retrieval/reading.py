@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rasterio
 
+from retrieval.block_cache import BlockCache
 from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
 from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rsvlm.sensors import Band, Sensor
 
 WAITING_BYTES = 128 * 2**20  # of chips between the readers and the encoder
-CACHE_BYTES = 256 * 2**20  # of GDAL's block cache; rasterio takes bytes, where the environment variable means MB
 POLL_SECONDS = 0.1
 NO_BLOCKS = Blocks()
 
@@ -103,6 +102,11 @@ def layout_of(raster: Raster) -> Layout:
     return Layout(raster.grid.shape, raster.block_shape, len(raster.bands) * raster.dtype.itemsize)
 
 
+def block_bytes(raster: Raster) -> int:
+    """Bytes of one block in all layers of the file."""
+    return len(raster.layer_names) * raster.dtype.itemsize * raster.block_shape[0] * raster.block_shape[1]
+
+
 def read_part(raster: Raster, window: Window, clouds: CloudTest | None = None) -> Part:
     """Some blocks of a raster as stored, and their clouds where a test is given; raises as `Raster.read_raw`."""
     raw, valid = raster.read_raw(window)
@@ -115,11 +119,6 @@ def read_chips(raster: Raster, sheet: Sheet, clouds: CloudTest | None = None) ->
     while (taken := sheet.take()) is not None:
         cell, window = taken
         yield from sheet.put(cell, read_part(raster, window, clouds))
-
-
-def cache_options() -> dict[str, Any]:
-    """GDAL's block cache as the readers want it, unless the environment sets it."""
-    return {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_BYTES}
 
 
 @dataclass(eq=False)
@@ -165,9 +164,11 @@ class Readers:
         self._jobs, self._tiling, self._threads, self._journal = jobs, (chip, stride), threads, journal
         self._desk, self._channel = Desk[_Reading](len(jobs), ahead), Channel[Message](waiting)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
-        self._futures: list[Future[None]] = [self._pool.submit(self._run) for _ in range(threads)]
+        self._cache, self._futures = BlockCache(threads), list[Future[None]]()
 
     def __enter__(self) -> Readers:
+        self._cache.__enter__()
+        self._futures = [self._pool.submit(self._run) for _ in range(self._threads)]
         return self
 
     def __exit__(
@@ -176,6 +177,7 @@ class Readers:
         self._desk.stop()
         self._channel.close()
         self._pool.shutdown(wait=True)
+        self._cache.__exit__(kind, error, trace)
 
     def finish(self, count: int) -> None:
         """The first `count` jobs are done with: as many more may be begun."""
@@ -203,7 +205,7 @@ class Readers:
                 future.result()  # raises here what went wrong there
 
     def _run(self) -> None:
-        with rasterio.Env(**cache_options()):
+        with rasterio.Env():
             while (task := self._desk.take()) is not None:
                 if isinstance(task, int):
                     self._begin(task, self._jobs[task])
@@ -216,6 +218,7 @@ class Readers:
         try:
             stamp = stamp_of(job.path)
             with open_raster(job.path, sensor=job.sensor) as raster:
+                self._cache.fit(block_bytes(raster))
                 windows = list(tiles(raster.grid, *self._tiling))
                 opened = self._opened(number, job, stamp, raster, len(windows))
                 found = self._reading(opened, job, raster, windows)

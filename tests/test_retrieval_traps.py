@@ -9,10 +9,12 @@ import pytest
 import rasterio
 import torch
 from fakes import TinyEncoder, write_raster
+from rasterio.env import get_gdal_config
 
-from retrieval.cutting import Sheet
+from retrieval.block_cache import MOST_BYTES, BlockCache
+from retrieval.cutting import CELL_BYTES, Sheet
 from retrieval.embed import Job, embed_rasters, encode_raw
-from retrieval.reading import CACHE_BYTES, Readers, cache_options, layout_of, read_chips
+from retrieval.reading import Readers, layout_of, read_chips
 from rsvlm.encoder.stem import SpectralStem
 from rsvlm.raster import open_raster, tiles
 from rsvlm.sensors import SENSORS
@@ -64,16 +66,57 @@ def test_uncompressed_rasters_come_out_right_through_many_threads_and_no_process
             np.testing.assert_array_equal(chip.cut.raw, raster.read_raw(chip.cut.window)[0])
 
 
-def test_the_block_cache_is_given_in_bytes_and_put_back(monkeypatch):
-    from rasterio._env import get_gdal_config
-
+def test_the_block_cache_is_given_in_bytes_shared_and_put_back(monkeypatch):
     monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
     before = get_gdal_config("GDAL_CACHEMAX")
-    with rasterio.Env(**cache_options()):
-        assert get_gdal_config("GDAL_CACHEMAX") == CACHE_BYTES == 256 * 1024 * 1024
+    with BlockCache(1) as first:
+        assert get_gdal_config("GDAL_CACHEMAX") == 2 * CELL_BYTES == 2 * 8 * 1024 * 1024
+        with BlockCache(3) as second, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+            assert get_gdal_config("GDAL_CACHEMAX") == 6 * CELL_BYTES
+            second.fit(2 * CELL_BYTES)
+            second.fit(CELL_BYTES)
+            assert get_gdal_config("GDAL_CACHEMAX") == 10 * CELL_BYTES
+        first.fit(10**12)
+        assert get_gdal_config("GDAL_CACHEMAX") == MOST_BYTES
     assert get_gdal_config("GDAL_CACHEMAX") == before
     monkeypatch.setenv("GDAL_CACHEMAX", "64")
-    assert cache_options() == {}
+    with BlockCache(1):
+        assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+def test_readers_give_the_block_cache_back_whatever_happened(tmp_path, monkeypatch):
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    before, path = get_gdal_config("GDAL_CACHEMAX"), write_noise(tmp_path / "a.tif", "pixel")
+
+    def stop_reading():
+        with Readers([Job(path), Job(path)], chip=32, stride=32, threads=3) as readers:
+            next(readers.messages())
+            assert get_gdal_config("GDAL_CACHEMAX") == 4 * CELL_BYTES
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stop_reading()
+    assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+def test_blocks_of_many_layers_are_decoded_once_where_the_cache_is_small(tmp_path, monkeypatch):
+    monkeypatch.delenv("GDAL_CACHEMAX", raising=False)
+    monkeypatch.setattr("retrieval.block_cache.CELL_BYTES", 2**16)
+    pixels = np.random.default_rng(0).integers(1, 2**16, (4, 512, 512)).astype(np.uint16)
+    path, size = tmp_path / "a.jp2", {"height": 512, "width": 512, "count": 4, "dtype": "uint16"}
+    lossless = {"QUALITY": 100, "REVERSIBLE": "YES", "BLOCKXSIZE": 256, "BLOCKYSIZE": 256}
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", **size, **lossless) as file:
+        file.write(pixels)
+
+    def fetched():
+        before = bytes_read()
+        (result,) = embed_rasters([Job(path, "naip")], TinyEncoder(), chip=64, stride=64, readers=2)
+        assert result.failure is None
+        return (bytes_read() - before) / path.stat().st_size
+
+    assert fetched() < 2.3  # once for its hash, once for its pixels
+    monkeypatch.setattr(BlockCache, "fit", lambda cache, block_bytes: None)
+    assert fetched() > 3
 
 
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
@@ -94,7 +137,8 @@ def test_a_file_is_fetched_once_however_its_chips_overlap(tmp_path, interleave):
     with open_raster(path) as raster:
         windows = list(tiles(raster.grid, 96, 48))
     np.random.default_rng(0).shuffle(windows)
-    assert fetched(cache_options(), windows, together=True) < 1.1  # the pixels, and the directory of blocks
+    with BlockCache(1):
+        assert fetched({}, windows, together=True) < 1.1  # the pixels, and the directory of blocks
     assert fetched({"GDAL_CACHEMAX": 512}, windows, together=False) > 2  # what the trap costs, seen by this counter
 
 
