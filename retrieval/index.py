@@ -95,13 +95,14 @@ class VectorIndex:
     ) -> list[Found]:
         chosen = self._chosen(segment, allowed)
         count = segment.rows if chosen is None else len(chosen)
-        rows, unsettled, fetched = {}, np.arange(len(queries)), min(count, depth + SPARE)
+        rows: dict[int, NDArray[np.int64]] = {}
+        unsettled, fetched = np.arange(len(queries)), min(count, depth + SPARE)
         while len(unsettled):
             scores, positions = segment.load().search(queries[unsettled], fetched, chosen)
             tied = np.zeros(len(unsettled), np.bool_)
-            if segment.keeps_vectors and fetched < count:  # negative where a graph holds no more
-                tied = (positions >= 0).all(axis=1) & (scores[:, -1] >= scores[:, depth - 1] - TIE)
-            rows.update({i: own[own >= 0] for i, own in zip(unsettled[~tied].tolist(), positions[~tied], strict=True)})
+            if segment.keeps_vectors and fetched < count:
+                tied = scores[:, -1] >= scores[:, depth - 1] - TIE
+            rows.update(zip(unsettled[~tied].tolist(), positions[~tied], strict=True))
             unsettled, fetched = unsettled[tied], min(count, 2 * fetched)
         return self._scored(segment, queries, [rows[i] for i in range(len(queries))])
 

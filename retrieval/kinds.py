@@ -168,6 +168,13 @@ def exact_is_cheaper(kind: str, index: Any, effort: int, *, queries: int, allowe
     return allowed <= rows * effort / most_effort(kind, index) / 16 / selectivity
 
 
+def deepened(kind: str, index: Any, effort: int, *, depth: int, rows: int) -> int:
+    """The effort for so many neighbours: as many nodes of a graph, or lists that hold twice as many rows."""
+    if kind == "ivf":
+        return max(effort, min(int(np.ceil(2 * depth * most_effort(kind, index) / rows)), most_effort(kind, index)))
+    return max(effort, depth) if kind == "hnsw" else effort
+
+
 def widened(kind: str, index: Any, effort: int, *, allowed: int, rows: int) -> int:
     """The effort for a filtered search: as many allowed rows are met as an unfiltered search meets rows."""
     return min(int(np.ceil(effort * rows / max(allowed, 1))), most_effort(kind, index))

@@ -157,7 +157,7 @@ class Ranking:
         yield from heapq.merge(self._nearby(rows, bonus), rest, key=lambda entry: -entry[0])
 
     def _by_content(self) -> Iterator[tuple[float, int]]:
-        """Chips as they are like the query, as deep as they are asked for: all, or all that a graph reaches."""
+        """Chips as they are like the query, as deep as they are asked for."""
         waiting: list[tuple[float, str, int]] = []
         seen: set[int] = set()
         for depth in (DEPTH * DEEPER**step for step in count()):

@@ -12,6 +12,7 @@ import numpy as np
 from retrieval.kinds import (
     Effort,
     choose_kind,
+    deepened,
     exact_is_cheaper,
     faiss_module,
     make_index,
@@ -139,19 +140,24 @@ class Segment:
     def search(
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and positions (Q, depth or fewer) of the best rows for queries (Q, D), -1 where there are no more.
+        """Scores and positions of the best rows for queries (Q, D): (Q, depth), or (Q, rows there are) where fewer.
 
         `chosen` are the positions to search among, ascending, or None for all.
         """
-        kind, effort = self.facts.kind, self.facts.effort.amount
-        if chosen is None:
-            return self._approximate(queries, min(depth, self.rows), effort, None)
-        depth = min(depth, len(chosen))
-        counts = {"allowed": len(chosen), "rows": self.rows}
-        if depth == 0 or exact_is_cheaper(kind, self.index, effort, queries=len(queries), **counts):
+        kind, count = self.facts.kind, self.rows if chosen is None else len(chosen)
+        depth, counts = min(depth, count), {"allowed": count, "rows": self.rows}
+        if kind == "flat" and chosen is None:
+            return self._approximate(queries, depth, 0, None)
+        effort = deepened(kind, self.index, self.facts.effort.amount, depth=depth, rows=self.rows)
+        apart = chosen is not None or effort > self.facts.effort.amount
+        if depth == 0 or (apart and exact_is_cheaper(kind, self.index, effort, queries=len(queries), **counts)):
             return self._score_all(queries, depth, chosen)
         effort = effort if kind == "flat" else widened(kind, self.index, effort, **counts)
-        return self._approximate(queries, depth, effort, chosen)
+        scores, rows = self._approximate(queries, depth, effort, chosen)
+        short = (rows < 0).any(axis=1)  # fewer were met than there are
+        if short.any():
+            scores[short], rows[short] = self._score_all(queries[short], depth, chosen)
+        return scores, rows
 
     def _approximate(
         self, queries: NDArray[np.float32], depth: int, effort: int, chosen: NDArray[np.int64] | None
@@ -198,9 +204,10 @@ class Segment:
         self.gpu = False
 
     def _score_all(
-        self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64]
+        self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The exact path: the chosen rows one by one, in blocks, so that memory stays flat."""
+        chosen = np.arange(self.rows) if chosen is None else chosen
         scores = np.zeros((len(queries), 0), np.float32)
         rows = np.zeros((len(queries), 0), np.int64)
         for start in range(0, len(chosen), BLOCK):

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from retrieval import Archive
 from retrieval.index import FOLDER, build_index, extend_index, index_facts, index_problem, open_index
 from retrieval.kinds import (
     KINDS,
+    Effort,
     choose_kind,
     exact_is_cheaper,
     faiss_module,
@@ -213,6 +215,34 @@ def test_every_kind_finds_what_an_exact_search_finds_also_filtered(large, kind):
     for (scores, rows), (again, same) in zip(index.search(queries, 20), reread.search(queries, 20), strict=True):
         np.testing.assert_array_equal(rows, same)
         np.testing.assert_array_equal(scores, again)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_a_deep_search_finds_as_many_as_there_are_and_the_right_ones(large, kind):
+    table = ChipTable.open(large.folder)
+    index, query = build_index(table, large.folder, kind=kind), queries_like_texts(unit_vectors(500, 5), 1)
+    addresses, vectors = stored(table)
+    half = np.sort(np.random.default_rng(1).choice(addresses, 6_000, replace=False))
+    order = addresses[np.argsort(-(vectors @ query[0]), kind="stable")]
+    for allowed in (None, half):
+        true = order if allowed is None else order[np.isin(order, allowed)]
+        for depth in (128, 1_280, 12_000):
+            ((scores, rows),) = index.search(query, depth, allowed)
+            assert len(np.unique(rows)) == len(rows) >= min(depth, len(true))
+            assert (np.diff(scores) <= 0).all()
+            assert np.isin(true[: depth // 2], rows).mean() >= 0.9
+
+
+def test_where_the_lists_looked_into_hold_too_few_the_search_is_exact(large, monkeypatch):
+    table = ChipTable.open(large.folder)
+    index, queries = build_index(table, large.folder, kind="ivf"), unit_vectors(4, 7)
+    (segment,) = index.segments
+    monkeypatch.setattr("retrieval.segments.deepened", lambda kind, index, effort, **counts: 1)
+    segment.facts = replace(segment.facts, effort=Effort(1))
+    exact = build_index(table, large.folder, kind="flat").search(queries, 128)
+    for (_, rows), (_, true) in zip(index.search(queries, 128), exact, strict=True):
+        assert len(rows) >= 128
+        assert np.isin(true[:100], rows).all()  # among 8-bit copies
 
 
 def test_selective_filters_take_the_exact_path():
