@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Race, Steps
     from benchmarks.vectors import Corpus
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
     from rsvlm.sensors import Band
 
 ALL, NAMED, AGAIN, NOTHING = "all files", "1 % more, by name", "1 % more, the folder again", "no more, the folder again"

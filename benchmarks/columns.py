@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
 ALL = "all"
 CHIP = 128  # pixels

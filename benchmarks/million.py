@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
 
     from benchmarks.measure import Race, Steps
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
 ARCHIVE = "archive"
 
@@ -88,7 +88,7 @@ def searching(folder: Path, name: str, count: int, threads: int, seed: int) -> S
 
 def make(folder: Path, options: argparse.Namespace) -> tuple[str, ArchiveConfig]:
     """Write everything an import needs; what the vectors are, and the archive's config to be."""
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
     encoder = encoder_for(threads=options.threads)
     config = ArchiveConfig(encoder.name, encoder.fingerprint, encoder.dim, CHIP, CHIP)

@@ -154,7 +154,8 @@ def some_texts(data: Path, count: int, seed: int) -> tuple[list[str], str]:
 
 def _write_table(found: Corpus, encoder: Any) -> None:
     """The table as an add would leave it, but for its places: a few files of one sensor, clouds drawn evenly."""
-    from retrieval.store import ArchiveConfig, ChipTable
+    from retrieval.schema import ArchiveConfig
+    from retrieval.store import ChipTable
     from retrieval.sums import note_files
 
     folder = found.folder / "archive"

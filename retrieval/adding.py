@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from retrieval.filters import text_sql
-from retrieval.store import rows_of
+from retrieval.schema import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,6 +16,7 @@ from retrieval.adding import Adding, AddReport
 from retrieval.address import TableAddress, archive_folder
 from retrieval.asking import condition_sql, encoder_for, hits_of, query_vector, query_vectors, require_page
 from retrieval.embed import Job, embed_rasters, pace_of
+from retrieval.faults import LANCE_ERRORS
 from retrieval.filters import text_sql
 from retrieval.folder import create_remote, locked, new_folder, readable
 from retrieval.index import (
@@ -32,19 +33,10 @@ from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.journal import Journal
 from retrieval.kinds import AUTO, DEPTH, TARGET, TUNING_TEXTS, require_kind
 from retrieval.repair import RepairReport, mend_table, note_table, table_problems
+from retrieval.schema import HIT_COLUMNS, ArchiveConfig, read_config, unit, vectors_in
 from retrieval.search import Query, Ranking, likeness_threshold, to_hit
 from retrieval.stamps import Stamps
-from retrieval.store import (
-    HIT_COLUMNS,
-    LANCE_ERRORS,
-    TABLE,
-    ArchiveConfig,
-    ChipTable,
-    read_config,
-    table_address,
-    unit,
-    vectors_in,
-)
+from retrieval.store import TABLE, ChipTable, table_address
 from retrieval.sums import manifest_of, noted
 from rsvlm.errors import ArchiveError, FingerprintError, QueryError
 from rsvlm.files import imagery_files

@@ -8,8 +8,8 @@ import numpy as np
 
 from retrieval.embed import PixelEncoder
 from retrieval.filters import all_of, dates_sql, where_sql
+from retrieval.schema import HIT_COLUMNS
 from retrieval.search import Query, to_hit
-from retrieval.store import HIT_COLUMNS
 from rsvlm.errors import ArchiveError, QueryError
 from rsvlm.scene import Scene
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from retrieval.address import POINTER
-from retrieval.store import LANCE_ERRORS, TABLE, ChipTable, damaged
+from retrieval.faults import LANCE_ERRORS, damaged
+from retrieval.store import TABLE, ChipTable
 from rsvlm.errors import ArchiveBusyError, ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from retrieval.address import TableAddress
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
 LOCK_SECONDS = 2.0
 

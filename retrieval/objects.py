@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lance.file import LanceFileSession
 
-from retrieval.store import LANCE_ERRORS
+from retrieval.faults import LANCE_ERRORS
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:

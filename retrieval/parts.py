@@ -13,8 +13,8 @@ from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 
 from retrieval import places
+from retrieval.faults import LANCE_ERRORS, not_written
 from retrieval.filters import text_sql
-from retrieval.store import LANCE_ERRORS, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING
 import lance
 import numpy as np
 
+from retrieval.faults import LANCE_ERRORS, damaged, withheld
 from retrieval.filters import text_sql
 from retrieval.objects import StoredObjects
 from retrieval.places import INDEX, unreadable
-from retrieval.store import (
-    LANCE_ERRORS,
-    UNIT_TOLERANCE,
-    ChipTable,
-    damaged,
-    read_config,
-    table_address,
-    vectors_in,
-    withheld,
-)
+from retrieval.schema import read_config, vectors_in
+from retrieval.store import UNIT_TOLERANCE, ChipTable, table_address
 from retrieval.sums import (
     changed_files,
     files_in,
@@ -178,9 +171,7 @@ def _readable(part: lance.LanceFragment, folder: Path) -> bool:
 def _unsound_files(table: ChipTable) -> dict[tuple[str, str], str]:
     """Files, by path and content, whose chips are missing, doubled or carry vectors that are no unit vectors."""
     unsound: dict[tuple[str, str], str] = {}
-    seen: Counter[str] = Counter()
-    for batch in table.dataset.to_batches(columns=["chip_id", "vector", "path", "content_hash"]):
-        seen.update(batch["chip_id"].to_pylist())
+    for batch in table.dataset.to_batches(columns=["vector", "path", "content_hash"]):
         lengths = np.linalg.norm(vectors_in(batch, table.config.dim), axis=1)
         for position in np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE)).tolist():
             key = batch["path"][position].as_py(), batch["content_hash"][position].as_py()
@@ -188,9 +179,23 @@ def _unsound_files(table: ChipTable) -> dict[tuple[str, str], str]:
     for file in table.files():
         if file.chips != file.expected:
             unsound[file.path, file.content_hash] = f"{file.chips} chips are there, {file.expected} are expected"
-    doubled = sorted(chip for chip, count in seen.items() if count > 1)
-    for chip in doubled:
+    for chip in _doubled(table):
         row = table.row(chip, ["path", "content_hash"])
         if row is not None:
             unsound.setdefault((row["path"], row["content_hash"]), "a chip of it is there twice")
     return dict(sorted(unsound.items()))
+
+
+def _doubled(table: ChipTable) -> list[str]:
+    """Chip ids that several rows have. Eight bytes a row are held; ids are only where those are equal."""
+    ids = (batch["chip_id"].to_pylist() for batch in table.dataset.to_batches(columns=["chip_id"]))
+    hashes = np.concatenate(
+        [np.zeros(0, np.int64), *(np.fromiter(map(hash, part), np.int64, len(part)) for part in ids)]
+    )
+    hashes.sort()
+    equal = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not equal:
+        return []
+    ids = (batch["chip_id"].to_pylist() for batch in table.dataset.to_batches(columns=["chip_id"]))
+    seen = Counter(chip for part in ids for chip in part if hash(chip) in equal)
+    return sorted(chip for chip, count in seen.items() if count > 1)

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retrieval.faults import LANCE_ERRORS, damaged
 from retrieval.filters import where_sql
-from retrieval.store import LANCE_ERRORS, ChipTable, damaged, unit, vectors_in
+from retrieval.schema import unit, vectors_in
+from retrieval.store import ChipTable
 from rsvlm.errors import ArchiveError, QueryError
 
 if TYPE_CHECKING:

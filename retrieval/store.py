@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retrieval import places
-from retrieval.address import POINTER, TableAddress, remote_address
+from retrieval.address import TableAddress, remote_address
 from retrieval.annotations import kind_of, plain_columns
+from retrieval.faults import LANCE_ERRORS, damaged, not_written
 from retrieval.filters import text_sql
-from retrieval.placing import lonlat_bounds as lonlat_bounds  # where others look for it
-from retrieval.placing import placed_columns
 from retrieval.rows import FRAGMENT_BITS, RowRuns
+from retrieval.schema import HIT_COLUMNS, ArchiveConfig, read_config, schema_for, unit, vectors_in
 from retrieval.sums import changed_files, files_of, index_files, newest_problem, noted_damage
 from rsvlm.errors import ArchiveBusyError, ArchiveError
 
@@ -33,40 +31,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from retrieval.embed import EmbeddedChips, Source
-    from rsvlm.scene import Window
-
-FORMAT_VERSION = 1
-METRIC = "cosine"
 TABLE = "chips.lance"
-METADATA_KEY = b"rsvlm"
-LANCE_ERRORS = (ValueError, OSError, RuntimeError)  # what Lance raises for files it cannot read; no common root
-REFUSALS = ("Permission denied", "Too many open files", "Cannot allocate memory")  # no damage, whatever Lance calls it
 UNIT_TOLERANCE = 5e-3  # float16 moves the length of a unit vector by less
 MANY_FRAGMENTS = 32
 TIERS = (16_384, 65_536, 262_144, 1_048_576)  # rows up to which fragments are joined
 MANY_NAMES, BATCH = 2048, 2**18  # more files are looked for without SQL, which would list them all for every row
 REMEMBERED = 8  # selections of rows, so that pages and repeated filters scan once
 KEEP_VERSIONS = timedelta(days=1)  # longer than any reader stays on an old version
-HIT_COLUMNS = (
-    *("chip_id", "footprint", "acquired", "sensor", "bands", "valid", "cloud"),
-    *("path", "row", "col", "height", "width", "caption"),
-)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveConfig:
-    """What every chip of an archive has in common."""
-
-    encoder: str
-    fingerprint: str
-    dim: int
-    chip: int
-    stride: int
-    metric: str = METRIC
-    format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,65 +51,6 @@ class Stored:
     sensor: str
     chips: int  # rows there are
     expected: int  # rows there must be
-
-
-def schema_for(config: ArchiveConfig) -> pa.Schema:
-    """Columns of the table; degrees are WGS84 longitude and latitude, west > east crosses the antimeridian."""
-    moment, number, text = pa.timestamp("us", tz="UTC"), pa.float64(), pa.string()
-    columns = [
-        pa.field("chip_id", text, nullable=False),
-        pa.field("vector", pa.list_(pa.float16(), config.dim), nullable=False),
-        pa.field("footprint", pa.binary()),
-        *(pa.field(name, number) for name in ("west", "south", "east", "north")),
-        pa.field("acquired", moment),
-        pa.field("sensor", text, nullable=False),
-        pa.field("bands", pa.list_(text), nullable=False),
-        pa.field("valid", number, nullable=False),
-        pa.field("cloud", number),
-        pa.field("path", text, nullable=False),
-        *(pa.field(name, pa.int32(), nullable=False) for name in ("row", "col", "height", "width")),
-        pa.field("content_hash", text, nullable=False),
-        pa.field("file_chips", pa.int32(), nullable=False),
-        pa.field("caption", text),
-        pa.field("added", moment, nullable=False),
-    ]
-    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(asdict(config), sort_keys=True).encode()})
-
-
-def chip_id(source: Source, window: Window) -> str:
-    """Sha256 over the file's content, the window, the sensor and the bands, in hex."""
-    place = [window.row, window.col, window.height, window.width]
-    parts = [source.content_hash, place, source.sensor, [band.name for band in source.bands]]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def rows_of(result: EmbeddedChips, schema: pa.Schema) -> pa.Table:
-    """The table rows of one embedded file."""
-    source = result.source
-    if source is None:
-        raise ArchiveError(f"{result.job.path} was never opened, so it has no rows; this is a fault of the caller")
-    moment, count = source.acquired, len(result.windows)
-    shared = {
-        "acquired": moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC),
-        "sensor": source.sensor,
-        "bands": [band.name for band in source.bands],
-        "path": str(result.job.path),
-        "content_hash": source.content_hash,
-        "file_chips": count,
-        "caption": None,
-        "added": datetime.now(UTC),
-    }
-    flat = pa.array(np.ascontiguousarray(result.vectors, np.float16).reshape(-1))
-    columns = {
-        **{name: pa.repeat(pa.scalar(value, schema.field(name).type), count) for name, value in shared.items()},
-        **{name: [getattr(window, name) for window in result.windows] for name in ("row", "col", "height", "width")},
-        **placed_columns(source.grid, result.windows),
-        "chip_id": [chip_id(source, window) for window in result.windows],
-        "vector": pa.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size),
-        "valid": result.valid,
-        "cloud": result.cloud if source.cloud_cover is None else [source.cloud_cover] * count,
-    }
-    return pa.table(columns).select(schema.names).cast(schema)
 
 
 class ChipTable:
@@ -426,74 +340,12 @@ class ChipTable:
             raise damaged(self.folder, error) from error
 
 
-def read_config(schema: pa.Schema, folder: Path) -> ArchiveConfig:
-    """What the table says about itself; raises ArchiveError where it says nothing or something newer."""
-    try:
-        plain = json.loads((schema.metadata or {})[METADATA_KEY])
-        newer = int(plain["format_version"]) > FORMAT_VERSION
-        if not newer:
-            return ArchiveConfig(**plain)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArchiveError(f"{folder} holds a table that no rsvlm archive wrote; give another folder") from error
-    raise ArchiveError(
-        f"{folder} has archive format {plain['format_version']}, this software reads up to {FORMAT_VERSION}; "
-        "update rsvlm"
-    )
-
-
 def table_address(folder: Path) -> TableAddress:
     """Where the table of an archive is; raises ArchiveError for a folder that is none."""
     address = remote_address(folder)
     if address is None and not (folder / TABLE).is_dir():
         raise ArchiveError(f"{folder} is no archive; make one with `rsvlm index add {folder} PATH...`")
     return address or TableAddress(str(folder / TABLE))
-
-
-def not_written(error: Exception) -> ArchiveError:
-    """The error for a commit that failed."""
-    return ArchiveError(
-        f"the archive could not be written ({str(error)[:200]}); what was committed before is unchanged; "
-        "make room or mend the folder, or see to the object storage, then repeat the command"
-    )
-
-
-def withheld(folder: Path, error: Exception) -> ArchiveError | None:
-    """The error for a table that is whole but cannot be read here and now, None where it may be damaged."""
-    said = str(error)
-    if "upgrade Lance" in said:
-        return ArchiveError(
-            f"the table of {folder} was written by a newer Lance; run `pip install -U pylance`, then repeat the command"
-        )
-    if isinstance(error, PermissionError) or any(reason in said for reason in REFUSALS):
-        return ArchiveError(
-            f"the table of {folder} may not be read ({said[:120]}); see to that, then repeat the command"
-        )
-    return None
-
-
-def damaged(folder: Path, error: Exception) -> ArchiveError:
-    """The error for a table that cannot be read."""
-    if (found := withheld(folder, error)) is not None:
-        return found
-    if (folder / POINTER).exists():
-        return ArchiveError(
-            f"the table of {folder} on object storage cannot be read ({str(error)[:200]}); see to its connection and "
-            f"keys, and if they are well, run `rsvlm index repair {folder}`"
-        )
-    return ArchiveError(f"the table of {folder} is damaged ({str(error)[:120]}); run `rsvlm index repair {folder}`")
-
-
-def vectors_in(batch: pa.RecordBatch, dim: int) -> NDArray[np.float32]:
-    """The vector column as (n, D)."""
-    flat = batch["vector"].flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float32).reshape(-1, dim)
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors (n, D) brought to length 1; those without a length become zero, which no query is near to."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    sound = np.isfinite(lengths) & (lengths > 0)
-    return np.where(sound, vectors / np.where(sound, lengths, 1), 0).astype(np.float32)
 
 
 def _once(column: pa.ChunkedArray) -> list[str]:

@@ -15,14 +15,15 @@ import pyarrow as pa
 from retrieval.embed import Job, embed_rasters, pace_of
 from retrieval.journal import Journal
 from retrieval.parts import Content, Part, committed_files, fragment_files, fragments_whole, write_rows
-from retrieval.store import rows_of, schema_for
+from retrieval.schema import rows_of, schema_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from retrieval.asking import ArchiveEncoder
     from retrieval.embed import EmbeddedChips
-    from retrieval.store import ArchiveConfig, ChipTable
+    from retrieval.schema import ArchiveConfig
+    from retrieval.store import ChipTable
     from rsvlm.files import Failure
     from rsvlm.sensors import Sensor
 

@@ -29,7 +29,7 @@ def queries():
 @pytest.fixture(scope="module")
 def folder(vectors, queries, tmp_path_factory):
     """An archive that was imported block by block, beside its right answers."""
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
     made, encoder = tmp_path_factory.mktemp("million"), TinyEncoder()
     config = ArchiveConfig(encoder.name, encoder.fingerprint, DIM, columns.CHIP, columns.CHIP)

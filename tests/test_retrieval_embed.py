@@ -8,7 +8,7 @@ import torch
 from fakes import DIM, TinyEncoder, write_raster
 
 from retrieval.embed import Job, Pace, embed_rasters, encode_raw, pace_of, physical
-from retrieval.store import ArchiveConfig, rows_of, schema_for
+from retrieval.schema import ArchiveConfig, rows_of, schema_for
 from rsvlm.errors import SceneError
 from rsvlm.raster import open_raster, tiles
 

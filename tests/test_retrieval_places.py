@@ -9,7 +9,8 @@ from test_retrieval_index import append, rows_for, unit_vectors
 
 from retrieval import Archive, places
 from retrieval.filters import bbox_sql
-from retrieval.store import ChipTable, schema_for
+from retrieval.schema import schema_for
+from retrieval.store import ChipTable
 from rsvlm.errors import ArchiveError
 
 BOXES = [

@@ -17,7 +17,8 @@ from retrieval.cluster import Pool, UnitWorker
 from retrieval.embed import embed_rasters
 from retrieval.parts import Part, commit_parts, fragments_whole, outdated_rows, write_rows
 from retrieval.scale import add_on, task_for
-from retrieval.store import ChipTable, Stored, schema_for
+from retrieval.schema import schema_for
+from retrieval.store import ChipTable, Stored
 from retrieval.units import embed_unit, in_units, staged_parts
 from rsvlm.errors import ArchiveError, FingerprintError, QueryError
 from rsvlm.sensors import find_sensor

@@ -13,7 +13,7 @@ import shapely
 
 from retrieval.places import SIDES
 from retrieval.placing import lonlat_bounds
-from retrieval.store import unit
+from retrieval.schema import unit
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
 NAMES = {  # of the archive's columns, as others call them, the first that is there is taken
     "vector": ("vector", "embedding", "embeddings"),

@@ -13,15 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval.faults import LANCE_ERRORS, damaged
 from retrieval.filters import all_of, where_sql
-from retrieval.store import LANCE_ERRORS, TABLE, ChipTable, damaged, unit, vectors_in
+from retrieval.schema import unit, vectors_in
+from retrieval.store import TABLE, ChipTable
 from rsvlm.errors import ExportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from retrieval.archive import AnyPath, Archive
-    from retrieval.store import ArchiveConfig
+    from retrieval.schema import ArchiveConfig
 
 STAC_VERSION = "1.1.0"
 STAC_GEOPARQUET_VERSION = "1.0.0"

@@ -17,7 +17,7 @@ from retrieval.exchange.reading import VectorFile
 from retrieval.filters import text_sql
 from retrieval.intake import hash_files
 from retrieval.parts import commit_parts, write_rows
-from retrieval.store import schema_for
+from retrieval.schema import schema_for
 from rsvlm.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from retrieval.archive import AnyPath, Archive
-    from retrieval.store import ArchiveConfig, ChipTable
+    from retrieval.schema import ArchiveConfig
+    from retrieval.store import ChipTable
 
 IMPORTS = "imports"
 
