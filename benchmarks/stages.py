@@ -32,6 +32,21 @@ def decoding(path: Path, chip: int) -> Steps:
     return Outcome((height // chip) * (width // chip))
 
 
+def looping(path: Path, chip: int) -> Steps:
+    """What goal 3 compares with: one handle, a window a chip, row by row, GDAL's cache as it comes."""
+    import rasterio
+    from rasterio.windows import Window
+
+    yield
+    with rasterio.open(path) as file:
+        height, width = file.shape
+        for row in range(0, height, chip):
+            for col in range(0, width, chip):
+                file.read(window=Window(col, row, chip, chip))
+    yield
+    return Outcome((height // chip) * (width // chip))
+
+
 def opening(path: Path, chip: int) -> Steps:
     """The door alone, for the first time in a process: coordinates, sensor and bands; nothing is read."""
     from rsvlm.raster import open_raster
@@ -93,6 +108,7 @@ def adding(path: Path, chip: int) -> Steps:
 
 STAGES: dict[str, tuple[Callable[..., Steps], dict[str, bool]]] = {
     "GDAL, every block once": (decoding, {}),
+    "one handle, row by row": (looping, {}),
     "opening alone": (opening, {}),
     "and masks": (masking, {}),
     "and chips cut": (cutting, {"clouds": False}),
@@ -122,9 +138,9 @@ def one_layout(number: int, size: int, folder: Path, *, chip: int, rounds: int, 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--chip", type=int, default=128, help="side in pixels; must divide the size")
-    parser.add_argument("--size", type=int, help="side of the raster; default 2048, 256 quick")
+    parser.add_argument("--size", type=int, help="side of the raster; default 4096, 256 quick")
     options = parser.parse_args()
-    options.size = options.size or (256 if options.quick else 2048)
+    options.size = options.size or (256 if options.quick else 4096)
     report = Report("stages", settled(options))
     settings = {"chip": options.chip, "rounds": options.rounds, "seed": options.seed, "data": options.data}
     with workplace(options.work) as folder:

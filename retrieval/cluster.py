@@ -16,7 +16,7 @@ from retrieval.units import Task, embed_unit
 from rsvlm.errors import ArchiveError, FingerprintError, QueryError, RsvlmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from retrieval.asking import ArchiveEncoder
 
@@ -37,9 +37,34 @@ class Pool:
         if self.workers < 1:
             raise QueryError(f"at least 1 worker is needed; got {self.workers}")
 
+    def run(self, units: Sequence[Sequence[Content]], task: Task, *, progress: bool = False) -> list[Part]:
+        """Have actors do every unit, one row each, and bring back what they wrote."""
+        if not units:
+            return []
+        with _cluster(self, progress=progress) as data:
+            import ray
+
+            rows = data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
+            work = rows.map_batches(
+                UnitWorker,
+                fn_constructor_args=(task, self.load),
+                compute=data.ActorPoolStrategy(size=min(self.workers, len(units))),
+                batch_size=1,
+                num_cpus=1,
+                num_gpus=self.gpus or None,
+            )
+            try:
+                done = work.take_all()
+            except ray.exceptions.RayError as error:
+                raise ArchiveError(
+                    f"the workers could not end their work ({str(error).strip().splitlines()[-1][:200]}); finished "
+                    "units are kept, so run the command again, and without --ray to have the file named that stops them"
+                ) from error
+        return collected({"part": [row["part"]], "refusal": [row["refusal"]]} for row in done)
+
 
 class UnitWorker:
-    """One of Ray's actors: an encoder kept for all of its units."""
+    """One of Ray's actors, or what a process of a launch works with: an encoder kept for all of its units."""
 
     def __init__(self, task: Task, load: Callable[[], ArchiveEncoder]) -> None:
         self._task = task
@@ -64,33 +89,15 @@ class UnitWorker:
         return {"part": parts, "refusal": ["" for _ in parts]}
 
 
-def run_units(units: Sequence[Sequence[Content]], task: Task, pool: Pool, *, progress: bool = False) -> list[Part]:
-    """Have a pool of actors do every unit, one row each, and bring back what they wrote."""
-    if not units:
-        return []
-    with _cluster(pool, progress=progress) as data:
-        import ray
-
-        rows = data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
-        work = rows.map_batches(
-            UnitWorker,
-            fn_constructor_args=(task, pool.load),
-            compute=data.ActorPoolStrategy(size=min(pool.workers, len(units))),
-            batch_size=1,
-            num_cpus=1,
-            num_gpus=pool.gpus or None,
-        )
-        try:
-            done = work.take_all()
-        except ray.exceptions.RayError as error:
-            raise ArchiveError(
-                f"the workers could not end their work ({str(error).strip().splitlines()[-1][:200]}); finished units "
-                "are kept, so run the command again, and without --ray to have the file named that stops them"
-            ) from error
-    refusals = sorted({row["refusal"] for row in done} - {""})
+def collected(rows: Iterable[dict[str, Any]]) -> list[Part]:
+    """The parts that workers brought back; raises FingerprintError where one of them would not begin."""
+    parts, refusals = [], set()
+    for row in rows:
+        parts += [Part.from_json(part) for part in row["part"] if part]
+        refusals |= {refusal for refusal in row["refusal"] if refusal}
     if refusals:
-        raise FingerprintError(f"{refusals[0]}; give the workers the archive's encoder with --encoder")
-    return [Part.from_json(row["part"]) for row in done]
+        raise FingerprintError(f"{min(refusals)}; give the workers the archive's encoder with --encoder")
+    return parts
 
 
 @contextmanager

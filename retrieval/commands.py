@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from retrieval import Archive
+    from retrieval.adding import AddReport
     from retrieval.asking import ArchiveEncoder
     from rsvlm.encoder.model import SpectralEncoder
 
@@ -50,18 +52,22 @@ def add(
     ] = None,
 ) -> None:
     """Add images; what is there already is left alone, what changed is replaced."""
+    from retrieval import Archive
     from rsvlm.cli import list_failures
     from rsvlm.files import require_imagery
 
     require_imagery(paths)
-    opened = _opened_or_made(archive, _encoder(encoder, device), chip, stride, table)
-    if ray is None:
-        report = opened.add(paths, sensor=sensor, batch=batch, readers=readers)
-    else:
+    load = cache(lambda: _encoder(encoder, _device_here(device)))
+
+    def opened() -> Archive:
+        return _opened_or_made(archive, load(), chip, stride, table)
+
+    report: AddReport | None
+    if ray is not None:
         from retrieval.scale import add_with_ray
 
         report = add_with_ray(
-            opened,
+            opened(),
             paths,
             address=ray,
             workers=workers,
@@ -71,9 +77,17 @@ def add(
             batch=batch,
             readers=readers,
         )
+    elif _launched():
+        from retrieval.processes import add_with_accelerate
+
+        report = add_with_accelerate(opened, paths, load=load, sensor=sensor, batch=batch, readers=readers)
+        if report is None:  # the first process tells
+            return
+    else:
+        report = opened().add(paths, sensor=sensor, batch=batch, readers=readers)
     typer.echo(
         f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, "
-        f"{len(report.failed)} failed; {report.chips} new chips, {len(opened)} in {archive}",
+        f"{len(report.failed)} failed; {report.chips} new chips, {len(Archive.open(archive))} in {archive}",
         err=True,
     )
     list_failures(tuple(report.failed))
@@ -258,6 +272,16 @@ def _opened_or_made(
                 f"archive in another folder"
             )
     return archive
+
+
+def _launched() -> bool:
+    """Whether this is one of several processes that `accelerate launch` or torchrun started together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _device_here(device: str) -> str:
+    """The device of this process: of "cuda" in a launch the GPU with its number on this machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and _launched() else device
 
 
 def _encoder(folder: str | None, device: str) -> SpectralEncoder:

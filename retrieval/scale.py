@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from retrieval.adding import AddReport
-from retrieval.cluster import Pool, run_units
+from retrieval.cluster import Pool
 from retrieval.intake import as_paths, hash_files, plan_intake
 from retrieval.parts import Part, commit_parts, outdated_rows
 from retrieval.stamps import Stamps
@@ -26,11 +26,23 @@ if TYPE_CHECKING:
     from retrieval.archive import AnyPath, Archive
     from retrieval.asking import ArchiveEncoder
     from retrieval.intake import Intake
+    from retrieval.parts import Content
     from retrieval.store import ChipTable
     from rsvlm.files import Failure
     from rsvlm.sensors import Sensor
 
 STAGING = "staging"
+
+
+class Workers(Protocol):
+    """Whoever does units of work: a cluster, or the processes of a launch."""
+
+    @property
+    def workers(self) -> int:
+        """How many they are."""
+
+    def run(self, units: Sequence[Sequence[Content]], task: Task, *, progress: bool = False) -> list[Part]:
+        """Do every unit, and bring back what was written."""
 
 
 def add_with_ray(
@@ -72,7 +84,7 @@ def add_with_ray(
 
 
 def add_on(
-    pool: Pool,
+    pool: Workers,
     archive: Archive,
     paths: AnyPath | Iterable[AnyPath],
     *,
@@ -94,7 +106,7 @@ def add_on(
         parts = staged_parts(task, table, work)
         rest = sorted(set(work) - {content for part in parts for content in part.contents})
         try:
-            parts += run_units(in_units(rest, pool.workers), task, pool, progress=progress)
+            parts += pool.run(in_units(rest, pool.workers), task, progress=progress)
         except KeyboardInterrupt:
             forget_attempts(task)
             raise

@@ -64,7 +64,7 @@ def in_process(monkeypatch):
     """Units done one after the other by one worker object, through the same JSON that Ray carries."""
     done = []
 
-    def run_units(units, task, pool, *, progress):
+    def run(pool, units, task, *, progress):
         worker = UnitWorker(task, pool.load)
         for unit in units:
             row = worker({"unit": np.array([json.dumps(unit)])})
@@ -72,7 +72,7 @@ def in_process(monkeypatch):
             assert row["refusal"] == [""]
             yield Part.from_json(row["part"][0])
 
-    monkeypatch.setattr(scale, "run_units", lambda *a, **k: list(run_units(*a, **k)))
+    monkeypatch.setattr(Pool, "run", lambda *a, **k: list(run(*a, **k)))
     return done
 
 
@@ -334,13 +334,13 @@ def test_on_ray_with_a_worker_killed_every_chip_is_there_once(archive, scenes, t
 
 
 def test_stopping_a_run_on_purpose_is_no_death_of_a_worker(archive, scenes, monkeypatch):
-    def stopped(units, task, pool, **options):
+    def stopped(pool, units, task, **options):
         log = task.record(units[0]).with_suffix(".attempts")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text('""\n')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scale, "run_units", stopped)
+    monkeypatch.setattr(Pool, "run", stopped)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             add(archive, scenes)

@@ -24,12 +24,12 @@ SENSOR = "sentinel-2-l2a"
 def in_process(monkeypatch):
     """Units done here, one after the other, by what an actor of Ray would do them with."""
 
-    def run_units(units, task, pool, *, progress):
+    def run(pool, units, task, *, progress):
         worker = UnitWorker(task, pool.load)
         rows = [worker({"unit": np.array([json.dumps(unit)])}) for unit in units]
         return [Part.from_json(row["part"][0]) for row in rows]
 
-    monkeypatch.setattr(scale, "run_units", run_units)
+    monkeypatch.setattr(Pool, "run", run)
 
 
 def test_unchanged_files_are_known_by_their_stamps_whoever_added_them(tmp_path, monkeypatch, in_process):
