@@ -86,7 +86,7 @@ def one_case(folder: Path, options: argparse.Namespace) -> Race:
             *(Contender(f"embed {len(some)} files", embed, {**common, "files": some}) for some in several),
             Contender(f"embed one of {options.large} x {options.large}", embed, {**common, "files": [large]}),
             *(Contender(f"add {len(some)} files", add, {**common, "files": some}) for some in several),
-            Contender(f"TorchGeo, {len(fewer[0])} files", torchgeo, {**common, "files": fewer[0]}, ("torchgeo",)),
+            Contender(f"TorchGeo, {len(fewer[1])} files", torchgeo, {**common, "files": fewer[1]}, ("torchgeo",)),
         ],
         unit="chip",
         rounds=options.rounds,
@@ -119,12 +119,12 @@ def goals_of(found: Race) -> list[Goal]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--files", type=int, help="rasters; default 64, 16 quick: a quarter must fill what may wait")
+    parser.add_argument("--files", type=int, help="rasters; default 160, 16 quick: a quarter must fill what may wait")
     parser.add_argument("--size", type=int, help="side of each; default 1024, 256 quick")
     parser.add_argument("--large", type=int, help="side of the large one; default 4096, 512 quick")
     parser.add_argument("--chip", type=int, default=128)
     options = parser.parse_args()
-    options.files = options.files or (16 if options.quick else 64)
+    options.files = options.files or (16 if options.quick else 160)
     options.size = options.size or (256 if options.quick else 1024)
     options.large = options.large or (512 if options.quick else 4096)
     report = Report("memory", settled(options))
