@@ -54,7 +54,7 @@ class BlockCache:
         return max(usual, min(wanted, MOST_BYTES))
 
     def _set(self, share: int | None) -> None:
-        """Take another share, or none, and set the size of the cache to what all have."""
+        """Take a share that only grows, or none, and set the size of the cache to what all have."""
         if OPTION in os.environ:
             return
         with self._lock:
@@ -63,5 +63,5 @@ class BlockCache:
             if share is None:
                 self._shares.pop(self, None)
             else:
-                self._shares[self] = share
+                self._shares[self] = max(share, self._shares.get(self, 0))
             set_gdal_config(OPTION, sum(self._shares.values()) or self._usual)
