@@ -134,17 +134,19 @@ def ours_alone(path: Path, truth: Path, chip: int) -> Steps:
     return kept.outcome(**{"decoded / touched": sheet.blocks.ratio})
 
 
-def contenders(path: Path, truth: Path, chip: int) -> list[Contender]:
-    """Everyone on one raster; ours first."""
+def contenders(path: Path, truth: Path, chip: int, *, slow: bool) -> list[Contender]:
+    """Everyone on one raster, ours first; the slow ones where asked."""
     what = {"path": path, "truth": truth, "chip": chip}
-    return [
+    fast = [
         Contender(OURS, ours, {**what, "threads": 2}),
         Contender(OURS_1, ours, {**what, "threads": 1}),
         Contender(PIXELS_ONLY, ours_alone, what),
         Contender(ONE_HANDLE, one_handle, what),
-        Contender(PER_CHIP, open_for_every_chip, what),
-        *(Contender(name, torchgeo, {**what, "workers": workers}, ("torchgeo",)) for workers, name in TORCHGEO.items()),
     ]
+    samplers = [
+        Contender(name, torchgeo, {**what, "workers": workers}, ("torchgeo",)) for workers, name in TORCHGEO.items()
+    ]
+    return [*fast, Contender(PER_CHIP, open_for_every_chip, what), *samplers] if slow else fast
 
 
 def counted(path: Path, chip: int, seed: int) -> float:
@@ -173,7 +175,7 @@ def one_layout(layout: Layout, size: int, folder: Path, options: argparse.Namesp
     ratio = counted(path, options.chip, options.seed)
     found = race(
         f"{layout}, {size} x {size}",
-        contenders(path, truth, options.chip),
+        contenders(path, truth, options.chip, slow=layout is LAYOUTS[0] or options.everyone),
         unit="chip",
         rounds=options.rounds,
         seed=options.seed,
@@ -216,10 +218,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--chip", type=int, default=128, help="side in pixels; must divide the sizes")
     parser.add_argument("--size", type=int, help="side of the raster of the first layout; default 4096, 512 quick")
-    parser.add_argument("--others", type=int, help="side for the other seven layouts; default 2048, 0 for none")
+    parser.add_argument("--others", type=int, help="side for the other seven layouts; default 4096, 0 for none")
+    parser.add_argument("--everyone", action="store_true", help="race the slow peers on the other layouts too")
     options = parser.parse_args()
     options.size = options.size or (512 if options.quick else 4096)
-    options.others = options.others if options.others is not None else (256 if options.quick else 2048)
+    options.others = options.others if options.others is not None else (256 if options.quick else 4096)
     report = Report("reading", settled(options))
     with workplace(options.work) as folder:
         counts = []
