@@ -54,7 +54,8 @@ class Adding:
         What the journal still has of them, as after a kill right behind the commit, goes too.
         """
         left = [item for item in plan if item.action == "leave"]
-        self._journal.forget(item.content_hash for item in left)
+        wanted = {item.content_hash for item in plan if item.action != "leave"}  # of a copy of one that is left
+        self._journal.forget({item.content_hash for item in left} - wanted)
         for item in left:
             if item.stale:
                 place = text_sql(str(item.path))

@@ -1,7 +1,7 @@
 """GDAL's cache of decoded blocks, no larger than readers of whole blocks need: fresh memory costs more than it saves.
 
-Who reads every block once finds nothing in a cache again. A large one only takes new pages from the system for every
-block, which is slower than decoding into the same few over and over.
+Who reads every block once finds nothing in a cache again but what was decoded with it: other layers, a mask. A large
+one only takes new pages from the system for every block, which is slower than decoding into the same few.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class BlockCache:
     ) -> None:
         self._set(None)
 
-    def fit(self, block_bytes: int) -> None:
-        """Make room for blocks of so many bytes in all layers: some drivers decode all layers of a block at once."""
-        if self._wanted(block_bytes) > self._shares.get(self, 0):
-            self._set(self._wanted(block_bytes))
+    def fit(self, cell_bytes: int) -> None:
+        """Make room for a cell of so many bytes for every thread, and one to spare."""
+        if self._wanted(cell_bytes) > self._shares.get(self, 0):
+            self._set(self._wanted(cell_bytes))
 
-    def _wanted(self, block_bytes: int) -> int:
-        usual, wanted = ((self._threads + 1) * size for size in (CELL_BYTES, block_bytes))
+    def _wanted(self, cell_bytes: int) -> int:
+        usual, wanted = ((self._threads + 1) * size for size in (CELL_BYTES, cell_bytes))
         return max(usual, min(wanted, MOST_BYTES))
 
     def _set(self, share: int | None) -> None:

@@ -69,21 +69,21 @@ class UnitWorker:
     def __init__(self, task: Task, load: Callable[[], ArchiveEncoder]) -> None:
         self._task = task
         self._encoder: ArchiveEncoder | None = None
-        self._refusal = ""
+        self.refusal = ""  # why it does not begin
         try:
             encoder = load()
         except RsvlmError as error:
-            self._refusal = str(error)
+            self.refusal = str(error)
         else:
             if encoder.fingerprint == task.config.fingerprint:
                 self._encoder = encoder
             else:
-                self._refusal = f"the archive was made with encoder {task.config.encoder}, workers have {encoder.name}"
+                self.refusal = f"the archive was made with encoder {task.config.encoder}, workers have {encoder.name}"
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
         """Parts, as JSON, of the units in these rows."""
         if self._encoder is None:
-            return {"part": ["" for _ in rows["unit"]], "refusal": [self._refusal for _ in rows["unit"]]}
+            return {"part": ["" for _ in rows["unit"]], "refusal": [self.refusal for _ in rows["unit"]]}
         units = [tuple((path, digest) for path, digest in json.loads(unit)) for unit in rows["unit"]]
         parts = [embed_unit(unit, self._task, self._encoder).to_json() for unit in units]
         return {"part": parts, "refusal": ["" for _ in parts]}

@@ -44,6 +44,9 @@ def add(
         str | None, typer.Option(metavar="ADDRESS", help="Do the work on this Ray cluster; 'local' starts one here.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Workers with --ray.", min=1)] = 2,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Share the work with the other processes of accelerate launch or torchrun.")
+    ] = False,
     batch: Annotated[int | None, typer.Option(help="Chips encoded at once; 64, on a GPU 256.", min=1)] = None,
     readers: Annotated[int | None, typer.Option(help="Threads that read; 2, for a GPU all cores.", min=1)] = None,
     table: Annotated[
@@ -57,7 +60,9 @@ def add(
     from rsvlm.files import require_imagery
 
     require_imagery(paths)
-    load = cache(lambda: _encoder(encoder, _device_here(device)))
+    # of "cuda" each of the processes takes the GPU with its number on this machine
+    here = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if shared and device == "cuda" else device
+    load = cache(lambda: _encoder(encoder, here))
 
     def opened() -> Archive:
         return _opened_or_made(archive, load(), chip, stride, table)
@@ -77,7 +82,7 @@ def add(
             batch=batch,
             readers=readers,
         )
-    elif _launched():
+    elif shared:
         from retrieval.processes import add_with_accelerate
 
         report = add_with_accelerate(opened, paths, load=load, sensor=sensor, batch=batch, readers=readers)
@@ -272,16 +277,6 @@ def _opened_or_made(
                 f"archive in another folder"
             )
     return archive
-
-
-def _launched() -> bool:
-    """Whether this is one of several processes that `accelerate launch` or torchrun started together."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _device_here(device: str) -> str:
-    """The device of this process: of "cuda" in a launch the GPU with its number on this machine."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and _launched() else device
 
 
 def _encoder(folder: str | None, device: str) -> SpectralEncoder:

@@ -293,8 +293,12 @@ class Pace:
 
 
 def pace_of(encoder: PixelEncoder) -> Pace:
-    """What suits a device: a GPU waits for decoding, so every core reads for it; beside a CPU's encoder two do."""
-    return Pace(64, 2) if encoder.device.type == "cpu" else Pace(256, max(2, os.cpu_count() or 2))
+    """What suits a device: a GPU waits for decoding, so every core reads for it; beside a CPU's encoder two do.
+
+    Processes that were started together on a machine share its cores.
+    """
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Pace(64, 2) if encoder.device.type == "cpu" else Pace(256, max(2, (os.cpu_count() or 2) // together))
 
 
 def _on_every_device(encoder: PixelEncoder) -> list[PixelEncoder]:

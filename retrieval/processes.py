@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,13 @@ from tqdm import tqdm
 
 from retrieval.cluster import UnitWorker, collected
 from retrieval.scale import add_on
+from retrieval.units import forget_attempts
 from rsvlm.errors import ArchiveError, RsvlmError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+    from types import FrameType
 
     from retrieval.adding import AddReport
     from retrieval.archive import AnyPath, Archive
@@ -70,14 +74,19 @@ class Processes:
 
     def _done(self, order: Order, *, progress: bool) -> list[dict[str, Any]]:
         units, task = order
-        own = units[self.state.process_index :: self.workers]
-        rows: list[dict[str, Any]] = []
-        try:
-            worker = UnitWorker(task, self.load)
-            for unit in tqdm(own, "embed", unit="unit", disable=not progress):
+        worker, rows = UnitWorker(task, self.load), list[dict[str, Any]]()
+        refusals: list[str] = gather_object([worker.refusal])
+        if any(refusals):  # before anybody works for hours
+            return [{"part": [], "refusal": refusals}]
+        for unit in tqdm(units[self.state.process_index :: self.workers], "embed", unit="unit", disable=not progress):
+            try:
                 rows.append(worker({"unit": [json.dumps(unit)]}))
-        except RsvlmError as error:  # all must hear of it, and none may wait for this one
-            rows.append({"fault": str(error)})
+            except RsvlmError as error:  # all must hear of it, and none may wait for this one
+                rows.append({"fault": str(error)})
+                break
+            except (KeyboardInterrupt, SystemExit):
+                forget_attempts(task, unit)
+                raise
         gathered: list[dict[str, Any]] = gather_object(rows)
         return gathered
 
@@ -111,13 +120,28 @@ def add_with_accelerate(
             launch goes on from there. FingerprintError for another encoder than the archive's.
     """
     pool = Processes(load, PartialState(cpu=True, timeout=PATIENCE))  # only words travel, and gloo carries them
-    if not pool.state.is_main_process:
-        pool.follow()
-        return None
-    try:
-        report = add_on(pool, opened(), paths, sensor=sensor, progress=progress, batch=batch, readers=readers)
-    except RsvlmError:
+    with _stopping_in_order():
+        if not pool.state.is_main_process:
+            pool.follow()
+            return None
+        try:
+            report = add_on(pool, opened(), paths, sensor=sensor, progress=progress, batch=batch, readers=readers)
+        except RsvlmError:
+            pool.dismiss()
+            raise
         pool.dismiss()
-        raise
-    pool.dismiss()
-    return report
+        return report
+
+
+@contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """Where a launcher ends all processes because one died, those that are well leave what they do in order."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import rasterio
 
 from retrieval.block_cache import BlockCache
-from retrieval.cutting import Blocks, Cut, Layout, Part, Sheet
+from retrieval.cutting import CELL_BYTES, Blocks, Cut, Layout, Part, Sheet
 from retrieval.desk import Channel, Desk
 from retrieval.intake import content_hash, stamp_of
 from retrieval.quality import CloudTest, cloud_map, cloud_test
@@ -102,9 +102,11 @@ def layout_of(raster: Raster) -> Layout:
     return Layout(raster.grid.shape, raster.block_shape, len(raster.bands) * raster.dtype.itemsize)
 
 
-def block_bytes(raster: Raster) -> int:
-    """Bytes of one block in all layers of the file."""
-    return len(raster.layer_names) * raster.dtype.itemsize * raster.block_shape[0] * raster.block_shape[1]
+def cached_bytes(raster: Raster) -> int:
+    """Bytes of a cell in all layers of the file and its mask or alpha: some drivers decode them together."""
+    height, width = raster.block_shape
+    pixels = max(height * width, CELL_BYTES // layout_of(raster).pixel_bytes)
+    return pixels * (len(raster.layer_names) + 1) * raster.dtype.itemsize
 
 
 def read_part(raster: Raster, window: Window, clouds: CloudTest | None = None) -> Part:
@@ -176,8 +178,10 @@ class Readers:
     ) -> None:
         self._desk.stop()
         self._channel.close()
-        self._pool.shutdown(wait=True)
-        self._cache.__exit__(kind, error, trace)
+        try:
+            self._pool.shutdown(wait=True)
+        finally:
+            self._cache.__exit__(kind, error, trace)
 
     def finish(self, count: int) -> None:
         """The first `count` jobs are done with: as many more may be begun."""
@@ -218,7 +222,7 @@ class Readers:
         try:
             stamp = stamp_of(job.path)
             with open_raster(job.path, sensor=job.sensor) as raster:
-                self._cache.fit(block_bytes(raster))
+                self._cache.fit(cached_bytes(raster))
                 windows = list(tiles(raster.grid, *self._tiling))
                 opened = self._opened(number, job, stamp, raster, len(windows))
                 found = self._reading(opened, job, raster, windows)

@@ -187,7 +187,7 @@ def _unsound_files(table: ChipTable) -> dict[tuple[str, str], str]:
 
 
 def _doubled(table: ChipTable) -> list[str]:
-    """Chip ids that several rows have. Eight bytes a row are held; ids are only where those are equal."""
+    """Chip ids that several rows have. Of all ids hashes are held; ids are only where those are equal."""
     ids = (batch["chip_id"].to_pylist() for batch in table.dataset.to_batches(columns=["chip_id"]))
     hashes = np.concatenate(
         [np.zeros(0, np.int64), *(np.fromiter(map(hash, part), np.int64, len(part)) for part in ids)]

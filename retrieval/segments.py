@@ -16,6 +16,7 @@ from retrieval.kinds import (
     exact_is_cheaper,
     faiss_module,
     make_index,
+    most_effort,
     parameters,
     queries_like_texts,
     training_rows,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BLOCK = 16_384  # rows scored at once on the exact path
+WIDER = 4  # times the effort, where a search met fewer rows than it was asked for
 GPU_LEAST = 100_000  # fewer rows are found faster than they reach a GPU
 GPU_TURN = threading.Lock()  # FAISS's GPU resources serve one thread at a time
 GPU_MOST = 2048  # neighbours FAISS selects on a GPU
@@ -154,9 +156,11 @@ class Segment:
             return self._score_all(queries, depth, chosen)
         effort = effort if kind == "flat" else widened(kind, self.index, effort, **counts)
         scores, rows = self._approximate(queries, depth, effort, chosen)
-        short = (rows < 0).any(axis=1)  # fewer were met than there are
-        if short.any():
-            scores[short], rows[short] = self._score_all(queries[short], depth, chosen)
+        while (short := (rows < 0).any(axis=1)).any():  # fewer were met than there are
+            if (effort := WIDER * effort) < most_effort(kind, self.index):
+                scores[short], rows[short] = self._approximate(queries[short], depth, effort, chosen)
+            else:
+                scores[short], rows[short] = self._score_all(queries[short], depth, chosen)
         return scores, rows
 
     def _approximate(
@@ -207,11 +211,12 @@ class Segment:
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The exact path: the chosen rows one by one, in blocks, so that memory stays flat."""
-        chosen = np.arange(self.rows) if chosen is None else chosen
         scores = np.zeros((len(queries), 0), np.float32)
         rows = np.zeros((len(queries), 0), np.int64)
-        for start in range(0, len(chosen), BLOCK):
-            part = chosen[start : start + BLOCK]
+        count = self.rows if chosen is None else len(chosen)
+        for start in range(0, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            part = np.arange(start, stop) if chosen is None else chosen[start:stop]
             scores = np.hstack([scores, queries @ self.vectors_at(part).T])
             rows = np.hstack([rows, np.broadcast_to(part, (len(queries), len(part)))])
             if scores.shape[1] > depth:

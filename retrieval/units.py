@@ -50,6 +50,10 @@ class Task:
         """Where a finished unit is noted."""
         return self.staging / f"{digest([list(content) for content in unit])}.json"
 
+    def attempts(self, unit: Sequence[Content]) -> Path:
+        """Where is noted that a unit was begun."""
+        return self.record(unit).with_suffix(".attempts")
+
 
 def in_units(work: Sequence[Content], workers: int) -> list[tuple[Content, ...]]:
     """Work cut into units of about equal bytes, in order: small enough to redo, several for every worker."""
@@ -71,7 +75,7 @@ def embed_unit(unit: Sequence[Content], task: Task, encoder: ArchiveEncoder) -> 
     kept = Part.load(task.record(unit))
     if kept is not None and _whole(kept, task):
         return kept
-    log = task.record(unit).with_suffix(".attempts")
+    log = task.attempts(unit)
     groups, failed = _attempt(unit, log)
     tables, contents, skipped = [], [], 0
     for group in groups:
@@ -143,9 +147,9 @@ def _attempt(unit: Sequence[Content], log: Path) -> tuple[list[Sequence[Content]
     return groups, [(path, "the worker that read it died") for path, _ in unit if path in attempts]
 
 
-def forget_attempts(task: Task) -> None:
-    """What was noted of units whose workers were stopped on purpose: nobody died over them."""
-    for log in task.staging.glob("*.attempts"):
+def forget_attempts(task: Task, unit: Sequence[Content] | None = None) -> None:
+    """What was noted of a unit, or of all, whose worker was stopped on purpose: nobody died over it."""
+    for log in task.staging.glob("*.attempts") if unit is None else [task.attempts(unit)]:
         log.unlink(missing_ok=True)
 
 

@@ -12,10 +12,10 @@ from rsvlm.errors import RsvlmError
 
 
 class MortalEncoder(TinyEncoder):
-    """The tiny encoder, which kills its process at its second batch."""
+    """The tiny encoder, which kills its process at the first batch of its second unit, of three batches each."""
 
     def embed(self, pixels, valid, bands):
-        if len(self.batches) == 1:
+        if len(self.batches) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().embed(pixels, valid, bands)
 

@@ -179,6 +179,17 @@ def test_a_damaged_part_is_passed_over_and_an_old_one_dropped(tmp_path):
     assert list((tmp_path / "unfinished").iterdir()) == []
 
 
+def test_an_interrupted_file_goes_on_where_it_was_though_a_copy_of_it_is_left(archive, tmp_path, small_parts):
+    path = write_raster(tmp_path / "large.tif", shape=LARGE)
+    copy = shutil.copy(path, tmp_path / "other.tif")
+    with pytest.raises(ZeroDivisionError):
+        add(archive, path, copy, encoder=Faulty(28, fault=ZeroDivisionError))
+    encoder = Faulty()
+    report = add(archive, path, copy, encoder=encoder)
+    assert (report.added, report.unchanged) == (1, 1)
+    assert encoder.encoded <= 40 - 16  # of 28 chips, those in whole parts of 8 were kept
+
+
 def test_what_a_kill_right_behind_the_commit_left_in_the_journal_goes_with_the_next_add(
     archive, tmp_path, small_parts, monkeypatch
 ):

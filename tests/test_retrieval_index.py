@@ -233,16 +233,18 @@ def test_a_deep_search_finds_as_many_as_there_are_and_the_right_ones(large, kind
             assert np.isin(true[: depth // 2], rows).mean() >= 0.9
 
 
-def test_where_the_lists_looked_into_hold_too_few_the_search_is_exact(large, monkeypatch):
+@pytest.mark.parametrize("wider", [4, 10_000])
+def test_where_the_lists_looked_into_hold_too_few_more_are_and_at_last_all(large, monkeypatch, wider):
     table = ChipTable.open(large.folder)
     index, queries = build_index(table, large.folder, kind="ivf"), unit_vectors(4, 7)
     (segment,) = index.segments
     monkeypatch.setattr("retrieval.segments.deepened", lambda kind, index, effort, **counts: 1)
+    monkeypatch.setattr("retrieval.segments.WIDER", wider)
     segment.facts = replace(segment.facts, effort=Effort(1))
     exact = build_index(table, large.folder, kind="flat").search(queries, 128)
     for (_, rows), (_, true) in zip(index.search(queries, 128), exact, strict=True):
         assert len(rows) >= 128
-        assert np.isin(true[:100], rows).all()  # among 8-bit copies
+        assert np.isin(true[:100], rows).mean() >= (0.7 if wider == 4 else 1)  # exactly, among 8-bit copies
 
 
 def test_selective_filters_take_the_exact_path():

@@ -63,7 +63,9 @@ def test_a_launch_of_which_one_process_was_killed_goes_on_where_it_was(archive, 
     run = launch(TESTS / "launches.py", archive.folder, scenes, "death")
     assert run.returncode != 0
     assert len(ChipTable.open(archive.folder)) == 0
-    finished = sorted(archive.folder.glob("staging/*/*.json"))
+    finished = {path.stem for path in archive.folder.glob("staging/*/*.json")}
+    begun = {path.stem for path in archive.folder.glob("staging/*/*.attempts")}
+    assert len(begun - finished) == 1  # where one died; the other was well, and left its unit in order
     run = launch(TESTS / "launches.py", archive.folder, scenes, "none")
     assert run.returncode == 0, run.stderr
     assert finished
@@ -86,7 +88,7 @@ def test_what_one_process_refuses_ends_all_of_them_with_a_sentence(archive, scen
 
 def test_the_command_adds_in_a_launch_with_the_embedded_encoder(scenes, tmp_path):
     folder = tmp_path / "archive"
-    run = launch("-m", "rsvlm", "index", "add", folder, scenes, "--sensor", SENSOR, "--chip", 32)
+    run = launch("-m", "rsvlm", "index", "add", folder, scenes, "--sensor", SENSOR, "--chip", 32, "--shared")
     assert "12 added, 0 replaced, 0 unchanged, 1 failed; 24 new chips, 24 in" in run.stderr
     assert run.stderr.count("12 added") == 1
     assert run.returncode != 0  # of one image that failed

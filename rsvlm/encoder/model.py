@@ -264,7 +264,10 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"a device is cpu, cuda or mps; got {name!r}")
     if (name.startswith("cuda") and not torch.cuda.is_available()) or (name == "mps" and not torch.mps.is_available()):
         raise ConfigError(f"no {name} device was found on this machine; use --device cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"this machine has {torch.cuda.device_count()} GPUs, counted from 0; got {name}")
+    return device
 
 
 def _versions(tensors: list[Tensor]) -> list[int]:
