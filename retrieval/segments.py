@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Queries = Callable[[], NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)
-BLOCK = 16_384  # rows scored at once on the exact path
+BLOCK, ASKED = 16_384, 256  # rows scored at once on the exact path, and queries
 WIDER = 4  # times the effort, where a search met fewer rows than it was asked for
 GPU_LEAST = 100_000  # fewer rows are found faster than they reach a GPU
 GPU_TURN = threading.Lock()  # FAISS's GPU resources serve one thread at a time
@@ -211,6 +211,9 @@ class Segment:
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The exact path: the chosen rows one by one, in blocks, so that memory stays flat."""
+        if len(queries) > ASKED:
+            parts = [self._score_all(queries[i : i + ASKED], depth, chosen) for i in range(0, len(queries), ASKED)]
+            return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])
         scores = np.zeros((len(queries), 0), np.float32)
         rows = np.zeros((len(queries), 0), np.int64)
         count = self.rows if chosen is None else len(chosen)

@@ -267,6 +267,20 @@ def test_alone_and_in_a_batch_scores_are_the_same(large):
         np.testing.assert_array_equal(alone, scores)
 
 
+def test_many_queries_among_few_rows_find_what_each_finds_alone(large):
+    table = ChipTable.open(large.folder)
+    index, queries, allowed = (
+        build_index(table, large.folder, kind="hnsw"),
+        unit_vectors(300, 7),
+        table.addresses("cloud < 0.1"),
+    )
+    found = index.search(queries, 50, allowed)
+    for i in (0, 255, 256, 299):
+        ((scores, rows),) = index.search(queries[i : i + 1], 50, allowed)
+        np.testing.assert_array_equal(found[i][1], rows)
+        np.testing.assert_array_equal(found[i][0], scores)
+
+
 def index_files(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / FOLDER).iterdir() if path.suffix == ".faiss"}
 
