@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +112,10 @@ def _thinned(start: int, length: int, wanted: int, size: int, step: int) -> slic
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One chip: its place among the windows, stored values (C, h, w), validity (h, w), shares valid and cloud."""
+    """One chip: its place among the windows, stored values (C, h, w), validity (h, w), shares valid and cloud.
+
+    Of a chip inside one part the arrays are views, which keep all of the part in memory.
+    """
 
     place: int
     window: Window
@@ -121,12 +124,19 @@ class Cut:
     share: float
     cloud: float | None
 
+    def alone(self) -> Cut:
+        """The same, keeping no more in memory than itself."""
+        base = self.raw.base
+        if base is None or base.nbytes <= self.raw.nbytes:
+            return self
+        return replace(self, raw=self.raw.copy(), valid=self.valid.copy())
+
 
 class Sheet:
     """Hands out the cells of one raster, and cuts each chip when the last block under it is there.
 
     Safe to share between threads. Each part is let go with the last chip that needs it, so what is held is about one
-    row of cells, however many chips there are.
+    row of cells, however many chips there are, and the parts that chips still look into.
     """
 
     def __init__(self, windows: Sequence[Window], layout: Layout) -> None:
@@ -182,8 +192,11 @@ class Sheet:
             for place in self._above[cell]:
                 self._missing[place] -= 1
             ready = [place for place in self._above[cell] if not self._missing[place]]
+        covered = sum(self._windows[place].height * self._windows[place].width for place in self._above[cell])
+        sparse = 2 * covered < part.window.height * part.window.width
         for place in ready:
-            yield _cut(place, self._windows[place], [self._parts[cell] for cell in self._below[place]])
+            cut = _cut(place, self._windows[place], [self._parts[cell] for cell in self._below[place]])
+            yield cut.alone() if sparse else cut  # few chips would keep much that nobody wants
             self._let_go(self._below[place])
 
     def finished(self, chips: int) -> bool:
@@ -219,6 +232,8 @@ def _chips_above(windows: Sequence[Window], layout: Layout, cells: Sequence[Wind
 
 
 def _cut(place: int, window: Window, parts: Sequence[Part]) -> Cut:
+    if len(parts) == 1:
+        return _looked_into(place, window, parts[0])
     raw = np.empty((len(parts[0].raw), window.height, window.width), parts[0].raw.dtype)
     valid = np.empty((window.height, window.width), np.bool_)
     seen = cloudy = 0
@@ -230,6 +245,15 @@ def _cut(place: int, window: Window, parts: Sequence[Part]) -> Cut:
             counted = part.clouds.count(part.window, window)
             seen, cloudy = seen + counted[0], cloudy + counted[1]
     return Cut(place, window, raw, valid, np.count_nonzero(valid) / valid.size, cloudy / seen if seen else None)
+
+
+def _looked_into(place: int, window: Window, part: Part) -> Cut:
+    """A chip that lies in one part, without a copy."""
+    (_, rows), (_, cols) = _both(window, part.window)
+    valid = part.valid[rows, cols]
+    seen, cloudy = (0, 0) if part.clouds is None else part.clouds.count(part.window, window)
+    share = np.count_nonzero(valid) / valid.size
+    return Cut(place, window, part.raw[:, rows, cols], valid, share, cloudy / seen if seen else None)
 
 
 def _both(window: Window, part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

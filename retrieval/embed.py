@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -198,6 +198,7 @@ class _Assembly:
             self._jobs[message.number] = _Progress(message, dict(message.kept))
         elif isinstance(message, Ended):
             self._jobs[message.number].ended = message
+            self._part_with(message.number)
             self._note_complete(message.number)
         elif message.cut.share < MIN_VALID:
             self._file(message, np.zeros(0, np.float32), message.cut.share)
@@ -209,6 +210,13 @@ class _Assembly:
                 self._encode(message.kind)
             elif self._pending >= 2 * self._batch or self._pending_bytes >= BATCH_BYTES:  # memory stays flat
                 self._encode(max(self._groups, key=self._bytes))
+
+    def _part_with(self, number: int) -> None:
+        """Chips of a raster that is done with may wait long for their batch: no longer as views of large parts."""
+        for group in self._groups.values():
+            for i, chip in enumerate(group):
+                if chip.number == number:
+                    group[i] = replace(chip, cut=chip.cut.alone())
 
     def _bytes(self, kind: Kind) -> int:
         return sum(chip.cut.raw.nbytes for chip in self._groups[kind])

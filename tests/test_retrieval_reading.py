@@ -13,7 +13,7 @@ import rasterio
 from fakes import TinyEncoder, write_raster
 
 from retrieval.cutting import Blocks, Layout, Sheet, cells_of
-from retrieval.embed import embed_rasters
+from retrieval.embed import _Assembly, embed_rasters
 from retrieval.intake import content_hash
 from retrieval.quality import cloud_test
 from retrieval.reading import Chip, Ended, Job, Opened, Readers, layout_of, read_chips
@@ -104,6 +104,35 @@ def test_parts_are_let_go_as_soon_as_no_chip_needs_them(tmp_path):
         held = [len(sheet._parts) for _ in read_chips(raster, sheet)]
     assert max(held) <= 2
     assert not sheet._parts
+
+
+def test_a_chip_inside_one_part_is_no_copy_until_it_must_stand_alone(tmp_path):
+    path = write_noise(tmp_path / "a.tif", (64, 100), tiled=True, blockxsize=64, blockysize=64)
+    with open_raster(path) as raster:
+        windows = list(tiles(raster.grid, 32, 32))
+        cuts = list(read_chips(raster, Sheet(windows, layout_of(raster))))
+        few = list(read_chips(raster, Sheet(windows[:3], layout_of(raster))))
+    assert [cut.raw.base is None for cut in few] == [True] * 3
+    for cut in cuts:
+        assert cut.raw.base is cuts[0].raw.base is not None
+        own = cut.alone()
+        assert own.raw.base is None
+        assert own.valid.base is None
+        np.testing.assert_array_equal(own.raw, cut.raw)
+        np.testing.assert_array_equal(own.valid, cut.valid)
+        assert own.alone() is own
+
+
+def test_chips_that_wait_for_their_batch_keep_no_parts_of_files_that_are_done(tmp_path):
+    jobs = [Job(write_noise(tmp_path / f"{i}.tif", (64, 64), seed=i)) for i in range(3)]
+    assembly = _Assembly(jobs, [TinyEncoder()], 64, None)
+    with Readers(jobs, chip=32, stride=32) as readers:
+        for message in readers.messages():
+            if message is not None:
+                assembly.accept(message)
+    (waiting,) = assembly._groups.values()
+    assert len(waiting) == 3 * 4
+    assert all(chip.cut.alone() is chip.cut for chip in waiting)
 
 
 def heard(jobs, **options):
