@@ -28,6 +28,7 @@ TRAINING_PER_LIST = 64
 RECALL_AT = 10
 MANY_QUERIES = 20  # from which one matrix product beats one scan a query
 DEPTH = 128  # neighbours every search asks for, and so every tuning
+FEW = 1 / 256  # of all rows
 TARGET = 0.95  # recall at 10 that approximate kinds are tuned to
 TUNING_QUERIES = 64
 TEXT_COSINE = 0.3  # what a text has in common with its image, in most encoders of this kind
@@ -162,7 +163,7 @@ def exact_is_cheaper(kind: str, index: Any, effort: int, *, queries: int, allowe
     selectivity = max(allowed, 1) / max(rows, 1)
     if kind == "flat":
         # beyond, copying the rows costs one query more than passing over the others; a product of many needs the copy
-        return selectivity <= 1 / 8 or queries >= MANY_QUERIES
+        return selectivity <= FEW or queries >= MANY_QUERIES
     if kind == "hnsw":
         return allowed <= HNSW_LINKS * effort / selectivity
     return allowed <= rows * effort / most_effort(kind, index) / 16 / selectivity

@@ -153,14 +153,14 @@ class Segment:
         effort = deepened(kind, self.index, self.facts.effort.amount, depth=depth, rows=self.rows)
         apart = chosen is not None or effort > self.facts.effort.amount
         if depth == 0 or (apart and exact_is_cheaper(kind, self.index, effort, queries=len(queries), **counts)):
-            return self._score_all(queries, depth, chosen)
+            return self._exact(queries, depth, chosen)
         effort = effort if kind == "flat" else widened(kind, self.index, effort, **counts)
         scores, rows = self._approximate(queries, depth, effort, chosen)
         while (short := (rows < 0).any(axis=1)).any():  # fewer were met than there are
             if (effort := WIDER * effort) < most_effort(kind, self.index):
                 scores[short], rows[short] = self._approximate(queries[short], depth, effort, chosen)
             else:
-                scores[short], rows[short] = self._score_all(queries[short], depth, chosen)
+                scores[short], rows[short] = self._exact(queries[short], depth, chosen)
         return scores, rows
 
     def _approximate(
@@ -207,10 +207,23 @@ class Segment:
         logger.warning("searching without the GPU, whose memory does not suffice: %s", str(error)[:120])
         self.gpu = False
 
+    def _exact(
+        self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Score every chosen row: of a graph in its own vectors, passing over the others, unless few are chosen."""
+        count = self.rows if chosen is None else len(chosen)
+        few = exact_is_cheaper("flat", None, 0, queries=len(queries), allowed=count, rows=self.rows)
+        if self.facts.kind != "hnsw" or (few and chosen is not None):
+            return self._score_all(queries, depth, chosen)
+        vectors = faiss_module().downcast_index(self.index.storage)
+        options = {} if chosen is None else {"params": parameters("flat", 0, depth, self._selector_of(chosen))}
+        scores, rows = vectors.search(queries, depth, **options)
+        return scores, rows
+
     def _score_all(
         self, queries: NDArray[np.float32], depth: int, chosen: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The exact path: the chosen rows one by one, in blocks, so that memory stays flat."""
+        """The chosen rows one by one, in blocks, so that memory stays flat."""
         if len(queries) > ASKED:
             parts = [self._score_all(queries[i : i + ASKED], depth, chosen) for i in range(0, len(queries), ASKED)]
             return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])

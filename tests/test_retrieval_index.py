@@ -206,7 +206,7 @@ def test_every_kind_finds_what_an_exact_search_finds_also_filtered(large, kind):
     queries, least = queries_like_texts(unit_vectors(500, 5), 16), 1.0 if kind == "flat" else 0.9
     assert recall(index, table, queries) >= least
     addresses = stored(table)[0]
-    for share in (0.001, 0.01, 0.5, 0.99):
+    for share in (0.001, 0.01, 0.3, 0.5, 0.99):
         allowed = addresses[np.random.default_rng(1).random(len(addresses)) < share]
         assert recall(index, table, queries, allowed=allowed) >= least
         found = np.concatenate([rows for _, rows in index.search(queries, 128, allowed)])
@@ -252,7 +252,8 @@ def test_selective_filters_take_the_exact_path():
     rules = {"queries": 1, "rows": 1_000_000}
     assert exact_is_cheaper("hnsw", index, 128, allowed=10_000, **rules)
     assert not exact_is_cheaper("hnsw", index, 128, allowed=500_000, **rules)
-    assert exact_is_cheaper("flat", index, 0, allowed=100_000, **rules)
+    assert exact_is_cheaper("flat", index, 0, allowed=3_000, **rules)
+    assert not exact_is_cheaper("flat", index, 0, allowed=10_000, **rules)
     assert not exact_is_cheaper("flat", index, 0, allowed=500_000, **rules)
     assert exact_is_cheaper("flat", index, 0, allowed=500_000, queries=64, rows=1_000_000)
 
@@ -279,6 +280,16 @@ def test_many_queries_among_few_rows_find_what_each_finds_alone(large):
         ((scores, rows),) = index.search(queries[i : i + 1], 50, allowed)
         np.testing.assert_array_equal(found[i][1], rows)
         np.testing.assert_array_equal(found[i][0], scores)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])  # both by passing over the others
+def test_a_graph_among_some_rows_finds_exactly_what_is_best(large, share):
+    table = ChipTable.open(large.folder)
+    index, queries = build_index(table, large.folder, kind="hnsw"), queries_like_texts(unit_vectors(500, 5), 16)
+    allowed = table.addresses(f"cloud < {share}")
+    assert len(allowed) == 12_000 * share
+    for query in queries:
+        assert recall(index, table, query[None], allowed=allowed, k=100) == 1
 
 
 def index_files(folder):
