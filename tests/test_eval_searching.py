@@ -34,8 +34,12 @@ def vectors_of(archive):
 
 
 @pytest.fixture
-def coarse(exact):
-    """The same archive through an index of 12 cells that looks into one of them only."""
+def coarse(exact, monkeypatch):
+    """The same archive through an index of 12 cells that looks into two of them, for 10 chips at a time."""
+    for name in ("archive", "search"):
+        monkeypatch.setattr(f"retrieval.{name}.DEPTH", 10)
+    monkeypatch.setattr("retrieval.index.SPARE", 0)
+    monkeypatch.setattr("retrieval.segments.deepened", lambda kind, index, effort, **counts: effort)
     archive = Archive.open(exact.folder, exact.encoder)
     archive.search(vectors_of(exact)[0])
     vectors = vectors_of(exact)
@@ -43,7 +47,7 @@ def coarse(exact):
     index.train(vectors)
     index.add(vectors)
     (segment,) = archive._generation.index.segments
-    segment.index, segment.facts = index, replace(segment.facts, kind="ivf", effort=Effort(1))
+    segment.index, segment.facts = index, replace(segment.facts, kind="ivf", effort=Effort(2))
     return archive
 
 
