@@ -29,6 +29,14 @@ def write_raster(path, *, seed=0, shape=(32, 48), bands=BANDS, place=(500_000, 5
     return path
 
 
+def write_scenes(folder, count):
+    """So many small scenes in a folder, and a file that is none; returns the folder."""
+    for i in range(count):
+        write_raster(folder / f"{i:02d}.tif", seed=i)
+    (folder / "broken.tif").write_bytes(b"II*\0 nothing more")
+    return folder
+
+
 class TinyEncoder:
     """Band means and deviations through a fixed random projection; texts as hashed bags of words. Real, only small."""
 

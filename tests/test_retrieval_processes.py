@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import TinyEncoder, write_raster
+from fakes import TinyEncoder, write_scenes
 
 from retrieval import Archive
 from retrieval.folder import locked
@@ -26,11 +26,7 @@ def launch(*arguments):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    for i in range(12):
-        write_raster(folder / f"{i:02d}.tif", seed=i)
-    (folder / "broken.tif").write_bytes(b"II*\0 nothing more")
-    return folder
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 12)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import lance
 import numpy as np
 import pytest
-from fakes import TinyEncoder, write_raster
+from fakes import TinyEncoder, write_raster, write_scenes
 
 from retrieval import Archive, scale
 from retrieval.address import TableAddress
@@ -47,11 +47,7 @@ class MortalEncoder(TinyEncoder):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    for i in range(FILES):
-        write_raster(folder / f"{i:02d}.tif", seed=i)
-    (folder / "broken.tif").write_bytes(b"II*\0 nothing more")
-    return folder
+    return write_scenes(tmp_path_factory.mktemp("scenes"), FILES)
 
 
 @pytest.fixture
