@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import signal
 from contextlib import contextmanager
@@ -119,7 +120,9 @@ def add_with_accelerate(
         ArchiveError: As `Archive.add`. A process that dies ends the launch; finished units are kept, and the same
             launch goes on from there. FingerprintError for another encoder than the archive's.
     """
-    pool = Processes(load, PartialState(cpu=True, timeout=PATIENCE))  # only words travel, and gloo carries them
+    state = PartialState(cpu=True, timeout=PATIENCE)  # only words travel, and gloo carries them
+    atexit.register(state.destroy_process_group)  # one left to the interpreter's end aborts the process
+    pool = Processes(load, state)
     with _stopping_in_order():
         if not pool.state.is_main_process:
             pool.follow()

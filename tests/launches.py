@@ -1,14 +1,35 @@
-"""What each process of a launch runs in tests: an add with a tiny encoder, which may die or be another one in some."""
+"""Launches of two processes, and what each runs: an add with a tiny encoder, which may die or be another, or training.
 
+Each process checks last that it leaves no process group to the interpreter's end: gloo's threads would abort it there,
+now and then.
+"""
+
+import atexit
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
+import torch
 from fakes import TinyEncoder
+from torch.nn.utils import parameters_to_vector
 
 from retrieval import Archive
 from retrieval.processes import add_with_accelerate
 from rsvlm.errors import RsvlmError
+from rsvlm.training.config import TrainingConfig
+from rsvlm.training.contrastive import train
+
+LAUNCHES, SECONDS = Path(__file__), 120
+
+
+def launch(*arguments):
+    """Two processes on this machine, and what they wrote."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    paths = os.pathsep.join([str(LAUNCHES.parent), os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    told = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, run)), env=told, timeout=SECONDS, capture_output=True, text=True, check=False)
 
 
 class MortalEncoder(TinyEncoder):
@@ -27,7 +48,8 @@ def encoder(trouble):
     return MortalEncoder() if trouble == "death" else TinyEncoder(seed=1)
 
 
-def main(folder, scenes, trouble):
+def add(folder, scenes, trouble):
+    """Add the scenes in all processes, and print each one's report."""
     try:
         report = add_with_accelerate(
             lambda: Archive.open(folder, TinyEncoder()),
@@ -42,5 +64,24 @@ def main(folder, scenes, trouble):
     print(f"process {os.environ['RANK']}: {report}", flush=True)
 
 
+def learn(config, out):
+    """Train in all processes, and print the length of each one's weights; running statistics are the first one's."""
+    trained = train(TrainingConfig.load(Path(config)), Path(out))
+    print(f"process {os.environ['RANK']}: {weight(trained)}", flush=True)
+
+
+def weight(encoder):
+    """The length of an encoder's weights as one vector, exact enough that other training gives another."""
+    return parameters_to_vector(encoder.model.cpu().parameters()).double().norm().item()
+
+
+def leave():
+    """End with an error where a process group would be left."""
+    if torch.distributed.is_initialized():
+        print("a process group is left", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    atexit.register(leave)
+    {"add": add, "learn": learn}[sys.argv[1]](*sys.argv[2:])

@@ -1,27 +1,14 @@
 """The processes of a launch add together what one would, and none waits for one that is gone."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from fakes import TinyEncoder, write_scenes
+from launches import LAUNCHES, launch
 
 from retrieval import Archive
 from retrieval.folder import locked
 from retrieval.store import ChipTable
 
-TESTS, SENSOR = Path(__file__).parent, "sentinel-2-l2a"
-SECONDS = 120
-
-
-def launch(*arguments):
-    """Two processes on this machine, and what they wrote."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    paths = os.pathsep.join([str(TESTS), os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    told = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, run)), env=told, timeout=SECONDS, capture_output=True, text=True, check=False)
+SENSOR = "sentinel-2-l2a"
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +30,26 @@ def rows(folder):
 def test_two_processes_add_what_one_would_in_one_commit(archive, scenes, tmp_path):
     twin = Archive.create(tmp_path / "twin", TinyEncoder(), chip=16, stride=16)
     report, before = twin.add(scenes, sensor=SENSOR, progress=False), ChipTable.open(archive.folder).version
-    run = launch(TESTS / "launches.py", archive.folder, scenes, "none")
+    run = launch(LAUNCHES, "add", archive.folder, scenes, "none")
     assert run.returncode == 0, run.stderr
     assert sorted(run.stdout.splitlines()) == [f"process 0: {report}", "process 1: None"]
     assert rows(archive.folder) == rows(twin.folder)
     assert ChipTable.open(archive.folder).dataset.checkout_version(before + 1).count_rows() == 72
     found = Archive.open(archive.folder, TinyEncoder()).search("x", 100)
     assert {hit.chip_id for hit in found} == {hit.chip_id for hit in twin.search("x", 100)}
-    again = launch(TESTS / "launches.py", archive.folder, scenes, "none")
+    again = launch(LAUNCHES, "add", archive.folder, scenes, "none")
     assert "unchanged=12" in again.stdout
     assert Archive.open(archive.folder).verify() == []
 
 
 def test_a_launch_of_which_one_process_was_killed_goes_on_where_it_was(archive, scenes, tmp_path):
-    run = launch(TESTS / "launches.py", archive.folder, scenes, "death")
+    run = launch(LAUNCHES, "add", archive.folder, scenes, "death")
     assert run.returncode != 0
     assert len(ChipTable.open(archive.folder)) == 0
     finished = {path.stem for path in archive.folder.glob("staging/*/*.json")}
     begun = {path.stem for path in archive.folder.glob("staging/*/*.attempts")}
     assert len(begun - finished) == 1  # where one died; the other was well, and left its unit in order
-    run = launch(TESTS / "launches.py", archive.folder, scenes, "none")
+    run = launch(LAUNCHES, "add", archive.folder, scenes, "none")
     assert run.returncode == 0, run.stderr
     assert finished
     twin = Archive.create(tmp_path / "twin", TinyEncoder(), chip=16, stride=16)
@@ -72,11 +59,11 @@ def test_a_launch_of_which_one_process_was_killed_goes_on_where_it_was(archive, 
 
 
 def test_what_one_process_refuses_ends_all_of_them_with_a_sentence(archive, scenes):
-    run = launch(TESTS / "launches.py", archive.folder, scenes, "other")
+    run = launch(LAUNCHES, "add", archive.folder, scenes, "other")
     assert run.returncode != 0
     assert "said: the archive was made with encoder tiny-0, workers have tiny-1; give the workers" in run.stderr
     with locked(archive.folder):
-        run = launch(TESTS / "launches.py", archive.folder, scenes, "none")
+        run = launch(LAUNCHES, "add", archive.folder, scenes, "none")
     assert run.returncode != 0
     assert "said: " in run.stderr
     assert len(ChipTable.open(archive.folder)) == 0

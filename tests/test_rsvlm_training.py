@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from launches import LAUNCHES, launch, weight
 from PIL import Image
 
+from rsvlm.encoder.model import SpectralEncoder
 from rsvlm.errors import ConfigError
 from rsvlm.findings import UNCHANGED
 from rsvlm.sensors import SENSORS
@@ -140,6 +142,18 @@ def test_a_killed_run_resumes_to_the_same_weights(manifest, mapped, changed, tmp
     assert [row.split(",")[0] for row in rows] == ["step", "0", "1", "2", "3"]
     assert rows == (tmp_path / "whole" / "log.csv").read_text().splitlines()
     assert (tmp_path / "whole" / "log.svg").stat().st_size > 1000
+
+
+def test_two_processes_learn_the_same_weights_from_twice_the_pictures(manifest, tmp_path):
+    (tmp_path / "config.toml").write_text(
+        'name = "test"\nimage_size = 32\nsteps = 2\nbfloat16 = false\n'
+        f"sources = [{{ manifests = ['{manifest}'], batch = 3 }}]\n"
+    )
+    run = launch(LAUNCHES, "learn", tmp_path / "config.toml", tmp_path / "two")
+    assert run.returncode == 0, run.stderr
+    kept = weight(SpectralEncoder.from_pretrained(tmp_path / "two" / "encoder"))
+    assert sorted(run.stdout.splitlines()) == [f"process 0: {kept}", f"process 1: {kept}"]
+    assert weight(train(TrainingConfig.load(tmp_path / "config.toml"), tmp_path / "one")) != kept  # of half as many
 
 
 def test_training_brings_pictures_nearer_to_their_captions(manifest, tmp_path):

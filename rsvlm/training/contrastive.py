@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import json
 import logging
@@ -10,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -51,6 +52,7 @@ def train(config: TrainingConfig, out: Path, *, device: str = "cpu") -> Spectral
     accelerator = Accelerator(
         cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
+    atexit.register(PartialState().destroy_process_group)  # one left to the interpreter's end aborts the process
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
     with accelerator.main_process_first():
