@@ -10,6 +10,8 @@ import pytest
 import rasterio
 from fakes import KeywordPlanner, MappedTiny
 
+import retrieval
+import rsvlm
 from rsvlm import cli
 from rsvlm.assistant import Assistant
 
@@ -203,6 +205,19 @@ def test_help_names_every_command():
         "eval",
     ):
         assert f" {command} " in done.stdout
+
+
+def test_help_and_the_public_names_wait_for_no_heavy_library():
+    """Help is asked for often; torch, Lance and rasterio take seconds, and a minute where the disk is cold."""
+    told = (
+        "import sys, retrieval, rsvlm.cli; rsvlm.cli.full_app(); print({'torch', 'lance', 'rasterio'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    for package in (retrieval, rsvlm):
+        assert all(getattr(package, name).__name__ == name for name in package.__all__)
+        with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'x'; it has "):
+            package.x  # noqa: B018 - the attribute is what is asked for
 
 
 def test_captions_never_go_over_an_image(run, samples, tmp_path):
