@@ -232,9 +232,9 @@ def test_an_unknown_dialect_or_an_image_without_pixels_is_refused():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("piece", ["[", "{", "<", "<p>", "{<", "<box>", "<seg>0*", "<loc_1>", "[1,", "<seg>1*1</seg>"])
 def test_a_megabyte_of_noise_takes_less_than_a_second(name, piece):
-    start = time.perf_counter()
+    start = time.thread_time()
     parse(piece * (1_000_000 // len(piece)), name, SIZE)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize("name", NAMES)
