@@ -48,26 +48,35 @@ def encoder(trouble):
     return MortalEncoder() if trouble == "death" else TinyEncoder(seed=1)
 
 
-def add(folder, scenes, trouble):
-    """Add the scenes in all processes, and print each one's report."""
-    try:
-        report = add_with_accelerate(
-            lambda: Archive.open(folder, TinyEncoder()),
-            scenes,
-            load=lambda: encoder(trouble),
-            sensor="sentinel-2-l2a",
-            progress=False,
-            batch=4,
-        )
-    except RsvlmError as error:
-        sys.exit(f"said: {error}")
-    print(f"process {os.environ['RANK']}: {report}", flush=True)
+def say(what):
+    """Print it as one line of this process, in one piece: both have one pipe."""
+    sys.stdout.write(f"process {os.environ['RANK']}: {what}\n")
+    sys.stdout.flush()
+
+
+def add(scenes, *steps):
+    """Add the scenes in all processes, step by step of an archive and a trouble; print each one's report."""
+    faults = []
+    for folder, trouble in zip(steps[::2], steps[1::2], strict=True):
+        try:
+            report = add_with_accelerate(
+                lambda folder=folder: Archive.open(folder, TinyEncoder()),
+                scenes,
+                load=lambda trouble=trouble: encoder(trouble),
+                sensor="sentinel-2-l2a",
+                progress=False,
+                batch=4,
+            )
+            say(report)
+        except RsvlmError as error:
+            faults.append(f"said: {error}")
+    sys.exit("\n".join(faults) or None)
 
 
 def learn(config, out):
     """Train in all processes, and print the length of each one's weights; running statistics are the first one's."""
     trained = train(TrainingConfig.load(Path(config)), Path(out))
-    print(f"process {os.environ['RANK']}: {weight(trained)}", flush=True)
+    say(weight(trained))
 
 
 def weight(encoder):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_a_killed_run_resumes_to_the_same_weights(manifest, mapped, changed, tmp
     )
     given = config(manifest, sources=sources, dense_width=8, drop_path=0.1, words_weight=0.1, image_size=32)
     whole = train(given, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "killed" / "cache")  # texts take longest
     run_until(3, given, tmp_path / "killed")  # a checkpoint exists at 2: step 2 is redone
     resumed = train(given, tmp_path / "killed")
     assert resumed.fingerprint == whole.fingerprint
@@ -178,6 +180,7 @@ def test_dense_training_learns_which_half_is_which(mapped, manifest, tmp_path):
         pretrained="efficientnet-lite0",
         hold_statistics=True,
         steps=30,
+        checkpoint_every=30,
         head_learning_rate=3e-3,
         average=0.5,
     )
@@ -199,6 +202,7 @@ def test_change_training_learns_where_it_changed_and_into_what(changed, manifest
         pretrained="efficientnet-lite0",
         hold_statistics=True,
         steps=30,
+        checkpoint_every=30,
         head_learning_rate=3e-3,
         average=0.5,
     )
